@@ -1,0 +1,224 @@
+//! [`Error`] and [`Result`].
+
+use std::time::Duration;
+
+/// What everything in this crate returns.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The cause of an [`Error`], kept for its chain.
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What can go wrong. Each variant is something a caller could do something different about.
+///
+/// Messages never contain passwords; causes are in [`source`](std::error::Error::source), not in the message.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A name that a broker cannot carry.
+    #[error("invalid {what} {name:?}: {reason}")]
+    InvalidName {
+        /// What it was to be the name of: "queue", "namespace", …
+        what: &'static str,
+        /// The name, shortened.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// A broker URL that cannot be used. The URL is not repeated: it may hold a password.
+    #[error("invalid broker URL: {reason}")]
+    InvalidUrl {
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// A setting outside its range.
+    #[error("invalid {setting}: {reason}")]
+    InvalidSetting {
+        /// The builder method.
+        setting: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// No broker of the list could be reached.
+    #[error("cannot connect to {hosts}")]
+    Connect {
+        /// The addresses tried, without credentials.
+        hosts: String,
+        /// The last failure.
+        #[source]
+        source: BoxError,
+    },
+
+    /// The broker ended the login: wrong user name or password, most likely.
+    #[error("{host} refused the login of user {user:?}: wrong user name or password, or no access from here")]
+    Login {
+        /// The broker's address.
+        host: String,
+        /// The user name.
+        user: String,
+    },
+
+    /// The virtual host is missing, or this user has no access to it.
+    #[error("cannot open virtual host {vhost:?} on {host}: {reason}")]
+    VirtualHost {
+        /// The broker's address.
+        host: String,
+        /// The virtual host.
+        vhost: String,
+        /// What the broker said.
+        reason: String,
+    },
+
+    /// The broker is older than the oldest version taskhare works with.
+    #[error("{host} runs {product} {version}; taskhare needs RabbitMQ 3.10 or newer")]
+    UnsupportedBroker {
+        /// The broker's address.
+        host: String,
+        /// What it calls itself.
+        product: String,
+        /// Its version.
+        version: String,
+    },
+
+    /// The broker does not allow this user to do something.
+    #[error("no permission to {action}: {reason}")]
+    AccessRefused {
+        /// What was tried.
+        action: String,
+        /// What the broker said.
+        reason: String,
+    },
+
+    /// An exchange or queue exists with other arguments, which the broker never changes under a name. Choose another
+    /// namespace or the same arguments, or drain and delete the old one.
+    #[error("{object} exists with {argument} = {theirs}, and {ours} was asked for")]
+    TopologyConflict {
+        /// `queue 'x'` or `exchange 'x'`.
+        object: String,
+        /// The argument that differs.
+        argument: String,
+        /// What this process declares.
+        ours: String,
+        /// What the broker has.
+        theirs: String,
+    },
+
+    /// An exchange or queue could not be declared for another reason.
+    #[error("cannot declare {object}: {reason}")]
+    Declare {
+        /// `queue 'x'`, `exchange 'x'` or `binding …`.
+        object: String,
+        /// What the broker said.
+        reason: String,
+    },
+
+    /// A queue could not be consumed.
+    #[error("cannot consume queue {queue:?}: {reason}")]
+    Consume {
+        /// The queue on the broker.
+        queue: String,
+        /// What the broker said.
+        reason: String,
+    },
+
+    /// A payload that cannot be written as MessagePack.
+    #[error("cannot encode task {task:?}")]
+    Encode {
+        /// The task's name.
+        task: String,
+        /// Why not.
+        #[source]
+        source: BoxError,
+    },
+
+    /// A payload over the limit.
+    #[error(
+        "task {task:?} has {size} bytes, and the limit is {limit}; store large data elsewhere and pass its address"
+    )]
+    TooLarge {
+        /// The task's name.
+        task: String,
+        /// Its encoded size in bytes.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+
+    /// The task reached no queue: nothing by that name is declared.
+    #[error("task {id} was not enqueued: no queue {queue:?}")]
+    Unroutable {
+        /// The task.
+        id: String,
+        /// The queue asked for.
+        queue: String,
+    },
+
+    /// The queue is full, or the broker refused the task.
+    #[error("task {id} was not enqueued: queue {queue:?} refused it: {reason}")]
+    Rejected {
+        /// The task.
+        id: String,
+        /// The queue.
+        queue: String,
+        /// Why.
+        reason: String,
+    },
+
+    /// It is not known whether the broker has the task: no confirm came in time. A broker under a memory or disk alarm
+    /// and a queue without a majority look like this. Enqueue again **with the same id**, and at worst it runs twice.
+    #[error("task {id} may or may not be enqueued: queue {queue:?} gave no confirm within {waited:?}{}", last(last_loss.as_deref()))]
+    Unconfirmed {
+        /// The task.
+        id: String,
+        /// The queue.
+        queue: String,
+        /// How long we waited.
+        waited: Duration,
+        /// The last loss of a connection meanwhile.
+        last_loss: Option<String>,
+    },
+
+    /// The task was not enqueued: there was no connection, or no room among unconfirmed tasks, in time.
+    #[error("task {id} was not enqueued: no broker within {waited:?}{}", last(last_loss.as_deref()))]
+    Unavailable {
+        /// The task.
+        id: String,
+        /// How long we waited.
+        waited: Duration,
+        /// Why there is no connection.
+        last_loss: Option<String>,
+    },
+
+    /// The broker handle was closed.
+    #[error("the broker handle is closed")]
+    Closed,
+
+    /// The broker did not answer in time.
+    #[error("the broker did not answer within {waited:?}: {action}")]
+    Timeout {
+        /// What was asked.
+        action: String,
+        /// How long we waited.
+        waited: Duration,
+    },
+}
+
+fn last(last_loss: Option<&str>) -> String {
+    last_loss.map(|why| format!(" (last connection: {why})")).unwrap_or_default()
+}
+
+impl Error {
+    /// Whether the same call may succeed later without any change.
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::Connect { .. }
+                | Self::Rejected { .. }
+                | Self::Unconfirmed { .. }
+                | Self::Unavailable { .. }
+                | Self::Timeout { .. }
+        )
+    }
+}

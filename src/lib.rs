@@ -1,0 +1,14 @@
+//! Background tasks for Rust services on RabbitMQ.
+
+mod clock;
+mod error;
+mod lane;
+mod message;
+mod name;
+#[doc(hidden)]
+pub mod topology;
+#[doc(hidden)]
+pub mod transport;
+
+pub use error::Error;
+pub use error::Result;

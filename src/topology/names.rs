@@ -1,0 +1,130 @@
+//! [`QueueName`], [`Namespace`], and every name derived from them. Nobody else concatenates.
+
+use std::fmt;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::lane::Lane;
+use crate::name::Name;
+
+/// Leaves room for a namespace, a lane and dots within the broker's 255 bytes.
+const LONGEST: usize = 96;
+
+/// What an application calls a queue: 1 to 96 bytes; no spaces, control characters, `*` or `#`.
+///
+/// On the broker a queue is three, one per lane: `{namespace}.{queue}.urgent`, `.normal` and `.low`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct QueueName(Name);
+
+/// What all names of one application on a broker begin with: rules as for [`QueueName`]. `taskhare` by default.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Namespace(Name);
+
+impl QueueName {
+    /// Checks `name`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidName`].
+    pub fn new(name: &str) -> Result<Self> {
+        checked("queue", name).map(Self)
+    }
+
+    /// The name itself.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl Namespace {
+    /// Checks `name`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidName`].
+    pub fn new(name: &str) -> Result<Self> {
+        checked("namespace", name).map(Self)
+    }
+
+    /// The name itself.
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+fn checked(what: &'static str, name: &str) -> Result<Name> {
+    let invalid = |reason: String| Error::InvalidName { what, name: name.chars().take(48).collect(), reason };
+    if name.len() > LONGEST {
+        return Err(invalid(format!("it has {} bytes, and at most {LONGEST} are allowed", name.len())));
+    }
+    if let Some(bad) = name.chars().find(|c| c.is_whitespace() || matches!(c, '*' | '#')) {
+        return Err(invalid(format!("it contains {bad:?}")));
+    }
+    Name::new(what, name)
+}
+
+impl fmt::Display for QueueName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for QueueName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Debug for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+/// All names of a namespace.
+#[derive(Clone, Debug)]
+pub(crate) struct Names(Namespace);
+
+impl Names {
+    pub(crate) fn new(namespace: Namespace) -> Self {
+        Self(namespace)
+    }
+
+    /// The exchange where tasks come in.
+    pub(crate) fn tasks(&self) -> Name {
+        self.name(format_args!("tasks"))
+    }
+
+    /// The exchange for dead letters.
+    pub(crate) fn dead(&self) -> Name {
+        self.name(format_args!("dead"))
+    }
+
+    /// The queue on the broker that is one lane of `queue`.
+    pub(crate) fn lane(&self, queue: &QueueName, lane: Lane) -> Name {
+        self.name(format_args!("{queue}.{lane}"))
+    }
+
+    /// The routing key of that lane.
+    pub(crate) fn lane_key(queue: &QueueName, lane: Lane) -> Name {
+        name(format!("{queue}.{lane}"))
+    }
+
+    /// The queue of `queue`'s dead letters.
+    pub(crate) fn dead_queue(&self, queue: &QueueName) -> Name {
+        self.name(format_args!("{queue}.dead"))
+    }
+
+    /// The routing key of that queue.
+    pub(crate) fn dead_key(queue: &QueueName) -> Name {
+        queue.0.clone()
+    }
+
+    fn name(&self, rest: fmt::Arguments<'_>) -> Name {
+        name(format!("{}.{rest}", self.0.as_str()))
+    }
+}
+
+fn name(name: String) -> Name {
+    Name::new("name", name).expect("two checked parts of at most 96 bytes and a suffix make a valid name")
+}

@@ -1,0 +1,235 @@
+//! The seam between tasks and brokers: a sealed [`Transport`] trait and its contract.
+//!
+//! Above it we speak of tasks, below it of messages. Two implementations: [`amqp`] talks to RabbitMQ, [`in_process`]
+//! interprets the same topology inside this process. Both pass the same suite, `tests/contract`.
+//!
+//! Not for applications, and not covered by semantic versioning: it is public only so that the contract suite can
+//! reach it.
+//!
+//! # The contract
+//!
+//! - **C1 declare** is idempotent, from any number of tasks and processes at once. What exists with other arguments is
+//!   [`Error::TopologyConflict`](crate::Error::TopologyConflict), naming the object, the argument and both values; what
+//!   exists stays as it was.
+//!   A transport that reconnects declares again everything that was declared through it.
+//! - **C2 publish** returns `Ok` only when every queue that the message was routed to has stored it. `mandatory` and no
+//!   queue: [`PublishError::Unroutable`]. A queue that refuses it (full): [`PublishError::Rejected`].
+//! - **C3 subscribe** hands out at most `prefetch` unsettled deliveries, in queue order, each to one subscriber.
+//!   It survives the loss of the connection: deliveries go on, unsettled ones come again.
+//! - **C4 settle**: acked is gone; requeued comes again near the head, with `redelivered` set and `returned` one
+//!   higher where the queue counts; rejected is dead-lettered if the queue has a dead-letter exchange, else dropped.
+//!   A delivery dropped unsettled is requeued. One from before a reconnect settles nothing and harms nothing.
+//! - **C5 cancel** stops new deliveries; those at hand can still be settled. **close** (or drop) gives back the rest.
+//! - **C6 time to live**: the queue's or the message's own, the shorter; at it the message leaves from the head of the
+//!   queue only, to the dead-letter exchange, without its `expiration`.
+//! - **C7 alternate exchange**: what an exchange can route nowhere goes to its alternate; that counts as routed.
+//! - **C8 delivery limit**: a message returned more often than the queue's limit is dead-lettered.
+//! - **C9 single active consumer**: of many subscribers one gets deliveries, until it goes.
+//! - **C10 fidelity**: all fields of a [`Message`] arrive as published, headers of every [`Value`] included.
+//! - **C11 close**: pending and later publishes end with [`PublishError::Closed`], subscriptions end.
+//! - **C12 cancellation**: any future of a transport may be dropped at any await; nothing breaks for others.
+
+pub mod amqp;
+pub mod in_process;
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::Context;
+use std::task::Poll;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::error::Result;
+use crate::topology::Topology;
+
+pub use crate::message::Headers;
+pub use crate::message::Message;
+pub use crate::message::Value;
+pub use crate::name::Name;
+
+pub(crate) mod sealed {
+    /// Only this crate implements [`Transport`](super::Transport).
+    pub trait Sealed {}
+}
+
+/// A broker, as far as taskhare needs one. Sealed; the contract is in the [module's documentation](self).
+#[async_trait]
+pub trait Transport: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
+    /// Creates what is missing of `topology` (C1).
+    async fn declare(&self, topology: &Topology) -> Result<()>;
+
+    /// Publishes and waits for the confirm (C2), at most `timeout`; while there is no connection it waits for the next
+    /// one and publishes again, with the same message id.
+    async fn publish(&self, publish: Publish, timeout: Duration) -> Result<(), PublishError>;
+
+    /// Starts to consume (C3).
+    async fn subscribe(&self, subscribe: Subscribe) -> Result<Box<dyn Subscription>>;
+
+    /// How many messages wait in `queue`, ready to be delivered; `None` if there is no such queue.
+    async fn depth(&self, queue: &Name) -> Result<Option<u64>>;
+
+    /// Ends everything (C11). Idempotent.
+    async fn close(&self);
+}
+
+/// One message and where it goes.
+#[derive(Clone, Debug)]
+pub struct Publish {
+    /// The exchange.
+    pub exchange: Name,
+    /// The routing key.
+    pub key: Name,
+    /// Whether to fail if it reaches no queue. True for everything that may hold a task.
+    pub mandatory: bool,
+    /// The message.
+    pub message: Message,
+}
+
+/// Why a publish failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The broker took it and found no queue for it.
+    #[error("no queue is bound for it")]
+    Unroutable,
+    /// A queue refused it: it is full.
+    #[error("a queue refused it")]
+    Rejected,
+    /// The broker refuses such publishes: no permission, no such exchange, too large for it.
+    #[error("the broker refused it: {0}")]
+    Refused(String),
+    /// It was sent, perhaps more than once, and no confirm came in time. It may be on the broker or not.
+    #[error("no confirm within {waited:?}{}", cause(last_loss.as_deref()))]
+    Unconfirmed {
+        /// How long we waited.
+        waited: Duration,
+        /// The last loss of a connection meanwhile.
+        last_loss: Option<String>,
+    },
+    /// It was never sent: no connection, or no room among the unconfirmed ones, in time.
+    #[error("not sent within {waited:?}{}", cause(last_loss.as_deref()))]
+    Unavailable {
+        /// How long we waited.
+        waited: Duration,
+        /// The last loss of a connection, or why there is none.
+        last_loss: Option<String>,
+    },
+    /// The transport is closed.
+    #[error("the broker handle is closed")]
+    Closed,
+}
+
+fn cause(last_loss: Option<&str>) -> String {
+    last_loss.map(|why| format!(" (last connection: {why})")).unwrap_or_default()
+}
+
+/// What to consume, and how.
+#[derive(Clone, Debug)]
+pub struct Subscribe {
+    /// The queue.
+    pub queue: Name,
+    /// At most so many unsettled deliveries at a time; at least 1.
+    pub prefetch: u16,
+    /// The consumer tag shown in RabbitMQ's console, made unique by the transport.
+    pub tag: String,
+}
+
+/// A consumer of one queue. Dropping it is [`close`](Self::close) without waiting.
+#[async_trait]
+pub trait Subscription: fmt::Debug + Send {
+    /// The next delivery; `None` after [`cancel`](Self::cancel), when no more is at hand, or when the transport is
+    /// closed.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Delivery>>;
+
+    /// Stops new deliveries (C5). What had arrived is still handed out by [`poll_next`](Self::poll_next).
+    async fn cancel(&mut self);
+
+    /// Carries out what was settled and gives back what was not (C5).
+    async fn close(&mut self);
+}
+
+impl dyn Subscription {
+    /// [`poll_next`](Self::poll_next) as a future. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Delivery> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+}
+
+/// A message that is ours to settle, once. Dropped unsettled, it goes back to its queue.
+#[must_use = "an unsettled delivery goes back to its queue"]
+pub struct Delivery {
+    /// The message.
+    pub message: Message,
+    /// Whether it was delivered before, to anyone.
+    pub redelivered: bool,
+    /// How often it came back unsettled, as far as the queue counts that: a classic queue does not (0), a quorum queue
+    /// since 4.3 counts failures only.
+    pub returned: u32,
+    tag: u64,
+    settle: Option<Arc<dyn Settle>>,
+}
+
+/// How a delivery ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// Done with.
+    Ack,
+    /// Back to the queue.
+    Requeue,
+    /// To the queue's dead-letter exchange.
+    Reject,
+}
+
+/// The channel a delivery came on. Never blocks; what it does is carried out soon, at the latest by
+/// [`Subscription::close`].
+pub(crate) trait Settle: Send + Sync {
+    fn settle(&self, tag: u64, settlement: Settlement);
+}
+
+impl Delivery {
+    pub(crate) fn new(message: Message, tag: u64, settle: Arc<dyn Settle>) -> Self {
+        Self { message, redelivered: false, returned: 0, tag, settle: Some(settle) }
+    }
+
+    /// It is done: the broker may forget it.
+    pub fn ack(self) {
+        self.settle(Settlement::Ack);
+    }
+
+    /// Somebody else may have it.
+    pub fn requeue(self) {
+        self.settle(Settlement::Requeue);
+    }
+
+    /// The broker shall dead-letter it.
+    pub fn reject(self) {
+        self.settle(Settlement::Reject);
+    }
+
+    fn settle(mut self, settlement: Settlement) {
+        if let Some(settle) = self.settle.take() {
+            settle.settle(self.tag, settlement);
+        }
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if let Some(settle) = self.settle.take() {
+            settle.settle(self.tag, Settlement::Requeue);
+        }
+    }
+}
+
+impl fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { message, redelivered, returned, tag, settle: _ } = self;
+        f.debug_struct("Delivery")
+            .field("message", message)
+            .field("redelivered", redelivered)
+            .field("returned", returned)
+            .field("tag", tag)
+            .finish()
+    }
+}
