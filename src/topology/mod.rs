@@ -13,6 +13,7 @@ mod queue;
 
 use std::time::Duration;
 
+use crate::lane::Lane;
 use crate::name::Name;
 
 pub(crate) use names::Names;
@@ -123,16 +124,112 @@ impl Default for Replication {
     }
 }
 
-/// The largest limit, where none is wanted: on 3.10 a quorum queue without one requeues to the tail, and `-1` makes it
-/// drop a message at its first requeue.
-#[allow(dead_code, reason = "the ledger and the wheel use it")]
-const NO_DELIVERY_LIMIT: u32 = 1_000_000;
-
-/// What is the same for all queues of a namespace.
-#[derive(Clone, Copy, Debug)]
+/// What is the same for all queues of a namespace. Immutable on the broker once declared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct QueueDefaults {
     pub(crate) replication: Replication,
     pub(crate) delivery_limit: u32,
     pub(crate) dead_letter_age: Duration,
-    pub(crate) dead_letter_count: u64,
+}
+
+impl Default for QueueDefaults {
+    fn default() -> Self {
+        Self {
+            replication: Replication::default(),
+            delivery_limit: 20,
+            dead_letter_age: Duration::from_secs(30 * 24 * 60 * 60),
+        }
+    }
+}
+
+/// Where no delivery limit is wanted. Without one a quorum queue of 3.10 requeues to the tail, with `-1` it drops a
+/// message at its first requeue.
+const NO_DELIVERY_LIMIT: u32 = 1_000_000;
+
+impl QueueDefaults {
+    fn kind(self, delivery_limit: u32) -> QueueKind {
+        match self.replication {
+            Replication::Quorum { group_size } => QueueKind::Quorum { group_size, delivery_limit },
+            Replication::Classic => QueueKind::Classic,
+        }
+    }
+}
+
+/// Everything that `queue` needs.
+pub(crate) fn of_queue(names: &Names, defaults: QueueDefaults, queue: &QueueName) -> Topology {
+    let (tasks, dead) = (names.tasks(), names.dead());
+    let direct = |name: &Name| Exchange { name: name.clone(), kind: ExchangeKind::Direct, alternate: None };
+    let dead_queue = Queue {
+        message_ttl: Some(defaults.dead_letter_age),
+        ..Queue::new(names.dead_queue(queue), defaults.kind(NO_DELIVERY_LIMIT))
+    };
+    let mut topology = Topology {
+        exchanges: vec![direct(&tasks), direct(&dead)],
+        bindings: vec![Binding {
+            exchange: dead.clone(),
+            key: Names::dead_key(queue),
+            to: Target::Queue(dead_queue.name.clone()),
+        }],
+        queues: vec![dead_queue],
+    };
+    for lane in Lane::ALL {
+        let name = names.lane(queue, lane);
+        topology.bindings.push(Binding {
+            exchange: tasks.clone(),
+            key: Names::lane_key(queue, lane),
+            to: Target::Queue(name.clone()),
+        });
+        topology.queues.push(Queue {
+            dead_letter: Some(DeadLetter { exchange: dead.clone(), key: Some(Names::dead_key(queue)) }),
+            ..Queue::new(name, defaults.kind(defaults.delivery_limit))
+        });
+    }
+    topology
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Headers;
+    use crate::message::Value;
+
+    fn topology(replication: Replication) -> Topology {
+        let names = Names::new(Namespace::new("ns").unwrap());
+        let defaults = QueueDefaults { replication, ..QueueDefaults::default() };
+        of_queue(&names, defaults, &QueueName::new("mail").unwrap())
+    }
+
+    #[test]
+    fn a_queue_is_three_lanes_and_its_dead_letters() {
+        let topology = topology(Replication::default());
+        let queues: Vec<&str> = topology.queues.iter().map(|queue| queue.name.as_str()).collect();
+        assert_eq!(queues, ["ns.mail.dead", "ns.mail.urgent", "ns.mail.normal", "ns.mail.low"]);
+        let keys: Vec<&str> = topology.bindings.iter().map(|binding| binding.key.as_str()).collect();
+        assert_eq!(keys, ["mail", "mail.urgent", "mail.normal", "mail.low"]);
+    }
+
+    #[test]
+    fn arguments_are_all_explicit() {
+        let quorum: Headers = [
+            ("x-queue-type", Value::from("quorum")),
+            ("x-quorum-initial-group-size", 3.into()),
+            ("x-delivery-limit", 20.into()),
+            ("x-consumer-disconnected-timeout", 5000.into()),
+            ("x-overflow", "reject-publish".into()),
+            ("x-dead-letter-strategy", "at-least-once".into()),
+            ("x-dead-letter-exchange", "ns.dead".into()),
+            ("x-dead-letter-routing-key", "mail".into()),
+        ]
+        .into_iter()
+        .collect();
+        let classic: Headers = [
+            ("x-queue-type", Value::from("classic")),
+            ("x-dead-letter-exchange", "ns.dead".into()),
+            ("x-dead-letter-routing-key", "mail".into()),
+        ]
+        .into_iter()
+        .collect();
+        assert_eq!(topology(Replication::default()).queues[2].arguments(), quorum);
+        assert_eq!(topology(Replication::Classic).queues[2].arguments(), classic);
+    }
 }

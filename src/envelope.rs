@@ -1,0 +1,310 @@
+//! [`Envelope`]: a task on the wire. The only file that knows the payload's encoding and the names of our headers.
+//!
+//! | where | what |
+//! | --- | --- |
+//! | body | the payload, MessagePack with field names |
+//! | `message-id` | the task's id |
+//! | `type` | the task's name |
+//! | `content-type` | `application/msgpack` |
+//! | `timestamp` | when it was enqueued, in seconds |
+//! | `reply-to` | where its output is expected, if anywhere |
+//! | `taskhare-version` | 1 |
+//! | `taskhare-enqueued-at` | in milliseconds since the Unix epoch |
+//! | `taskhare-attempt` | the number of the attempt to come; absent: 1 |
+//! | `taskhare-max-attempts` | overrides the policy's; absent: it does not |
+//! | `taskhare-priority` | `urgent` or `low`; absent: normal |
+//! | `taskhare-due` | not to be started before, in milliseconds since the Unix epoch; absent: at once |
+//! | `taskhare-error` | the last failure, at most 2 KiB |
+//! | `taskhare-reason`, `taskhare-dead-at`, `taskhare-queue` | of a dead letter: why, when, from which queue |
+//!
+//! Other headers stay as they are, through retries and into the dead letters. A reader ignores headers that it does not
+//! know; a change that old readers would misunderstand raises the version, and they dead-letter it as foreign.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::BoxError;
+use crate::lane::Priority;
+use crate::message::Headers;
+use crate::message::Message;
+use crate::message::Value;
+use crate::outcome::DeadReason;
+use crate::task::TaskId;
+
+const VERSION: i64 = 1;
+const CONTENT_TYPE: &str = "application/msgpack";
+
+const VERSION_HEADER: &str = "taskhare-version";
+const ENQUEUED_AT: &str = "taskhare-enqueued-at";
+const ATTEMPT: &str = "taskhare-attempt";
+const MAX_ATTEMPTS: &str = "taskhare-max-attempts";
+const PRIORITY: &str = "taskhare-priority";
+const DUE: &str = "taskhare-due";
+const ERROR: &str = "taskhare-error";
+const REASON: &str = "taskhare-reason";
+const DEAD_AT: &str = "taskhare-dead-at";
+const QUEUE: &str = "taskhare-queue";
+
+/// How much of an error travels with a task, in bytes.
+const LONGEST_ERROR: usize = 2048;
+
+/// A task as it travels. Times are since the Unix epoch.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Envelope {
+    pub(crate) id: TaskId,
+    pub(crate) name: String,
+    pub(crate) enqueued_at: Duration,
+    pub(crate) attempt: u32,
+    pub(crate) max_attempts: Option<u32>,
+    pub(crate) priority: Priority,
+    pub(crate) due: Option<Duration>,
+    pub(crate) reply_to: Option<String>,
+    pub(crate) payload: Vec<u8>,
+    /// Headers that are not ours.
+    pub(crate) rest: Headers,
+}
+
+/// A message that is not a task, and why not.
+#[derive(Debug)]
+pub(crate) struct Foreign {
+    pub(crate) message: Message,
+    pub(crate) why: String,
+}
+
+/// When a message may be started, read without opening it.
+pub(crate) fn due(message: &Message) -> Option<Duration> {
+    milliseconds(&message.headers, DUE)
+}
+
+impl Envelope {
+    pub(crate) fn seal(self) -> Message {
+        let mut headers = Headers::new();
+        headers.insert(VERSION_HEADER, VERSION);
+        headers.insert(ENQUEUED_AT, to_milliseconds(self.enqueued_at));
+        if self.attempt > 1 {
+            headers.insert(ATTEMPT, i64::from(self.attempt));
+        }
+        if let Some(attempts) = self.max_attempts {
+            headers.insert(MAX_ATTEMPTS, i64::from(attempts));
+        }
+        if self.priority != Priority::Normal {
+            headers.insert(PRIORITY, self.priority.as_str());
+        }
+        if let Some(due) = self.due {
+            headers.insert(DUE, to_milliseconds(due));
+        }
+        for (name, value) in self.rest {
+            headers.insert(name, value);
+        }
+        Message {
+            id: Some(self.id.to_string()),
+            kind: Some(self.name),
+            content_type: Some(CONTENT_TYPE.to_owned()),
+            timestamp: Some(self.enqueued_at.as_secs()),
+            reply_to: self.reply_to,
+            headers,
+            body: self.payload,
+            ..Message::default()
+        }
+    }
+
+    pub(crate) fn open(mut message: Message) -> Result<Self, Box<Foreign>> {
+        match Self::facts(&message) {
+            Err(why) => Err(Box::new(Foreign { message, why })),
+            Ok(facts) => {
+                let mut rest = std::mem::take(&mut message.headers);
+                rest.strip_broker_headers();
+                for ours in [VERSION_HEADER, ENQUEUED_AT, ATTEMPT, MAX_ATTEMPTS, PRIORITY, DUE] {
+                    rest.remove(ours);
+                }
+                Ok(Self {
+                    name: message.kind.unwrap_or_default(),
+                    reply_to: message.reply_to,
+                    payload: message.body,
+                    rest,
+                    ..facts
+                })
+            }
+        }
+    }
+
+    /// All that needs checking.
+    fn facts(message: &Message) -> Result<Self, String> {
+        let headers = &message.headers;
+        match headers.get(VERSION_HEADER) {
+            Some(Value::Int(VERSION)) => {}
+            Some(Value::Int(other)) => {
+                return Err(format!("header {VERSION_HEADER} is {other}; this release reads {VERSION}"));
+            }
+            _ => return Err(format!("no header {VERSION_HEADER}: not enqueued by taskhare")),
+        }
+        let id = message.id.as_deref().ok_or("no message-id")?;
+        let id = id.parse().map_err(|_| format!("message-id {id:.64?} is not a task id"))?;
+        if message.kind.as_deref().unwrap_or_default().is_empty() {
+            return Err("no type: the task's name is missing".to_owned());
+        }
+        let attempt = match headers.get(ATTEMPT) {
+            None => 1,
+            Some(value) => positive(value).ok_or_else(|| format!("header {ATTEMPT} is {value:?}"))?,
+        };
+        let max_attempts = match headers.get(MAX_ATTEMPTS) {
+            None => None,
+            Some(value) => {
+                Some(positive(value).ok_or_else(|| format!("header {MAX_ATTEMPTS} is {value:?}"))?)
+            }
+        };
+        let priority = match headers.get(PRIORITY) {
+            None => Priority::Normal,
+            Some(value) => value
+                .as_text()
+                .and_then(Priority::parse)
+                .ok_or_else(|| format!("header {PRIORITY} is {value:?}"))?,
+        };
+        let enqueued_at = milliseconds(headers, ENQUEUED_AT)
+            .or_else(|| message.timestamp.map(Duration::from_secs))
+            .unwrap_or_default();
+        Ok(Self {
+            id,
+            name: String::new(),
+            enqueued_at,
+            attempt,
+            max_attempts,
+            priority,
+            due: milliseconds(headers, DUE),
+            reply_to: None,
+            payload: Vec::new(),
+            rest: Headers::new(),
+        })
+    }
+
+    /// The same task for its next attempt.
+    pub(crate) fn retry(mut self, due: Duration, error: &str) -> Self {
+        self.attempt = self.attempt.saturating_add(1);
+        self.due = Some(due);
+        self.rest.insert(ERROR, excerpt(error));
+        self
+    }
+}
+
+/// A message for the dead letters: as it was, with why, when and where from.
+pub(crate) fn dead_letter(
+    mut message: Message,
+    reason: DeadReason,
+    error: &str,
+    queue: &str,
+    now: Duration,
+) -> Message {
+    message.expiration = None;
+    message.headers.strip_broker_headers();
+    message.headers.insert(REASON, reason.as_str());
+    message.headers.insert(ERROR, excerpt(error));
+    message.headers.insert(QUEUE, queue);
+    message.headers.insert(DEAD_AT, to_milliseconds(now));
+    message
+}
+
+/// A payload as it travels.
+pub(crate) fn encode<T: Serialize>(payload: &T) -> Result<Vec<u8>, BoxError> {
+    Ok(rmp_serde::to_vec_named(payload)?)
+}
+
+/// The inverse of [`encode`].
+pub(crate) fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, BoxError> {
+    Ok(rmp_serde::from_slice(payload)?)
+}
+
+fn positive(value: &Value) -> Option<u32> {
+    value.as_int().and_then(|value| u32::try_from(value).ok()).filter(|value| *value > 0)
+}
+
+fn milliseconds(headers: &Headers, name: &str) -> Option<Duration> {
+    headers.get(name)?.as_int().and_then(|value| u64::try_from(value).ok()).map(Duration::from_millis)
+}
+
+fn to_milliseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The beginning of `error`, within the limit.
+fn excerpt(error: &str) -> &str {
+    let end = error.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= LONGEST_ERROR);
+    &error[..end.last().unwrap_or(0)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn envelope() -> Envelope {
+        Envelope {
+            id: TaskId::from_u128(7),
+            name: "resize".to_owned(),
+            enqueued_at: Duration::from_millis(1_700_000_000_123),
+            attempt: 1,
+            max_attempts: None,
+            priority: Priority::Normal,
+            due: None,
+            reply_to: None,
+            payload: vec![0xc0],
+            rest: Headers::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_sealed_is_opened_the_same() {
+        let plain = envelope();
+        let full = Envelope {
+            attempt: 3,
+            max_attempts: Some(9),
+            priority: Priority::Urgent,
+            due: Some(Duration::from_millis(1_700_000_009_999)),
+            reply_to: Some("here".to_owned()),
+            rest: [("tenant", "blue")].into_iter().collect(),
+            ..envelope()
+        };
+        for envelope in [plain, full] {
+            assert_eq!(Envelope::open(envelope.clone().seal()).unwrap(), envelope);
+        }
+    }
+
+    #[test]
+    fn what_the_broker_added_does_not_travel_on() {
+        let mut message = envelope().seal();
+        for header in ["x-death", "x-delivery-count", "CC"] {
+            message.headers.insert(header, 1);
+        }
+        assert_eq!(Envelope::open(message).unwrap(), envelope());
+    }
+
+    #[test]
+    fn a_message_that_is_not_a_task_says_why() {
+        type Spoil = fn(&mut Message);
+        let cases: [(Spoil, &str); 8] = [
+            (|m| m.headers = Headers::new(), "no header taskhare-version"),
+            (|m| m.headers.insert(VERSION_HEADER, 2), "is 2; this release reads 1"),
+            (|m| m.id = None, "no message-id"),
+            (|m| m.id = Some("hare".to_owned()), "not a task id"),
+            (|m| m.kind = None, "no type"),
+            (|m| m.headers.insert(ATTEMPT, 0), "taskhare-attempt is Int(0)"),
+            (|m| m.headers.insert(MAX_ATTEMPTS, "many"), "taskhare-max-attempts is Text"),
+            (|m| m.headers.insert(PRIORITY, "high"), "taskhare-priority is Text"),
+        ];
+        for (spoil, why) in cases {
+            let mut message = envelope().seal();
+            spoil(&mut message);
+            let foreign = Envelope::open(message.clone()).unwrap_err();
+            assert!(foreign.why.contains(why), "{:?} should contain {why:?}", foreign.why);
+            assert_eq!(foreign.message, message, "it is kept as it came");
+        }
+    }
+
+    #[test]
+    fn a_long_error_is_cut_between_characters() {
+        let error = "ä".repeat(LONGEST_ERROR);
+        let cut = excerpt(&error);
+        assert!(cut.len() <= LONGEST_ERROR && cut.len() > LONGEST_ERROR - 2);
+        assert_eq!(excerpt("short"), "short");
+    }
+}

@@ -1,0 +1,103 @@
+//! [`Task`] and [`TaskId`].
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+/// A piece of work: a payload with a name.
+///
+/// The payload travels as MessagePack with field names, so that fields with a `#[serde(default)]` can be added while
+/// old tasks are still on the broker.
+///
+/// ```
+/// use taskhare::Task;
+///
+/// #[derive(serde::Serialize, serde::Deserialize)]
+/// struct Resize {
+///     image: String,
+///     width: u32,
+/// }
+///
+/// impl Task for Resize {
+///     const NAME: &'static str = "resize";
+///     type Output = String;
+/// }
+/// ```
+pub trait Task: Serialize + DeserializeOwned + Send + 'static {
+    /// Identifies the kind of task on the wire; 1 to 255 bytes. Changing it orphans the tasks already enqueued.
+    const NAME: &'static str;
+
+    /// The queue it goes to unless [`queue`](crate::Enqueue::queue) says otherwise. Defaults to `"default"`.
+    const QUEUE: &'static str = "default";
+
+    /// What its handler returns. `()` if there is nothing to tell.
+    type Output: Serialize + DeserializeOwned + Send + 'static;
+}
+
+/// Identifies one task through all its attempts: what a handler keys its own idempotence on.
+///
+/// A UUID; new ones are of version 7, which sort by time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TaskId(Uuid);
+
+impl TaskId {
+    /// A new id.
+    #[must_use]
+    #[allow(clippy::new_without_default, reason = "two calls give different ids")]
+    pub fn new() -> Self {
+        Self(Uuid::now_v7())
+    }
+
+    /// An id from elsewhere, as a number of 128 bits.
+    #[must_use]
+    pub fn from_u128(id: u128) -> Self {
+        Self(Uuid::from_u128(id))
+    }
+
+    /// The id as a number.
+    #[must_use]
+    pub fn as_u128(self) -> u128 {
+        self.0.as_u128()
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0.as_hyphenated(), f)
+    }
+}
+
+impl fmt::Debug for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A text that is not a [`TaskId`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a task id: a UUID is expected")]
+pub struct ParseTaskIdError(String);
+
+impl FromStr for TaskId {
+    type Err = ParseTaskIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Uuid::try_parse(text).map(Self).map_err(|_| ParseTaskIdError(text.chars().take(64).collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_read_back_as_written() {
+        let id = TaskId::new();
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!(TaskId::from_u128(id.as_u128()), id);
+        assert!("hare".parse::<TaskId>().unwrap_err().to_string().contains("hare"));
+    }
+}
