@@ -191,6 +191,34 @@ pub enum Error {
         last_loss: Option<String>,
     },
 
+    /// An output that is not of the expected type.
+    #[error("cannot decode the output of task {task:?}")]
+    Decode {
+        /// The task's name.
+        task: String,
+        /// Why not.
+        #[source]
+        source: BoxError,
+    },
+
+    /// There will be no output: the task is in the dead letters.
+    #[error("task {id} is dead ({reason}): {error}")]
+    Failed {
+        /// The task.
+        id: String,
+        /// The [`DeadReason`](crate::DeadReason), as text.
+        reason: String,
+        /// Its last error.
+        error: String,
+    },
+
+    /// No output was asked for when the task was enqueued.
+    #[error("task {id} was enqueued without asking for its output")]
+    NoOutput {
+        /// The task.
+        id: String,
+    },
+
     /// The broker handle was closed.
     #[error("the broker handle is closed")]
     Closed,

@@ -64,7 +64,7 @@ pub struct TaskContext(Arc<Attempt>);
 #[derive(Debug)]
 pub(crate) struct Attempt {
     pub(crate) id: TaskId,
-    pub(crate) name: String,
+    pub(crate) name: &'static str,
     pub(crate) queue: Arc<str>,
     pub(crate) priority: Priority,
     pub(crate) number: u32,
@@ -86,8 +86,8 @@ impl TaskContext {
 
     /// The task's name: [`Task::NAME`].
     #[must_use]
-    pub fn name(&self) -> &str {
-        &self.0.name
+    pub fn name(&self) -> &'static str {
+        self.0.name
     }
 
     /// The queue it came from.

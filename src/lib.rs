@@ -1,6 +1,8 @@
 //! Background tasks for Rust services on RabbitMQ.
 
+mod broker;
 mod clock;
+mod consumer;
 mod envelope;
 mod error;
 mod handler;
@@ -8,6 +10,8 @@ mod lane;
 mod message;
 mod name;
 mod outcome;
+mod producer;
+mod reply;
 mod retry;
 mod task;
 #[doc(hidden)]
@@ -17,6 +21,14 @@ pub mod transport;
 
 pub use async_trait::async_trait;
 
+pub use broker::Broker;
+pub use broker::BrokerBuilder;
+pub use consumer::Consumer;
+pub use consumer::ConsumerBuilder;
+pub use consumer::Fate;
+pub use consumer::QueueSettings;
+pub use consumer::ShutdownEntry;
+pub use consumer::ShutdownReceipt;
 pub use error::Error;
 pub use error::Result;
 pub use handler::TaskContext;
@@ -25,7 +37,13 @@ pub use handler::TaskHandler;
 pub use lane::Priority;
 pub use outcome::DeadReason;
 pub use outcome::Outcome;
+pub use producer::Enqueue;
+pub use producer::EnqueueAll;
+pub use producer::Enqueued;
+pub use producer::Producer;
+pub use producer::ProducerBuilder;
 pub use retry::RetryPolicy;
 pub use task::ParseTaskIdError;
 pub use task::Task;
 pub use task::TaskId;
+pub use topology::Replication;

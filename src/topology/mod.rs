@@ -187,6 +187,19 @@ pub(crate) fn of_queue(names: &Names, defaults: QueueDefaults, queue: &QueueName
     topology
 }
 
+/// Where the outputs for one producer arrive. They are nothing that must survive, so a classic queue, which the broker
+/// deletes when it has gone unused for a while.
+pub(crate) fn of_outputs(names: &Names, queue: &Name, key: &Name) -> Topology {
+    let exchange = Exchange { name: names.outputs(), kind: ExchangeKind::Direct, alternate: None };
+    let binding =
+        Binding { exchange: exchange.name.clone(), key: key.clone(), to: Target::Queue(queue.clone()) };
+    let queue = Queue { expires: Some(UNUSED_OUTPUTS), ..Queue::new(queue.clone(), QueueKind::Classic) };
+    Topology { exchanges: vec![exchange], queues: vec![queue], bindings: vec![binding] }
+}
+
+/// Longer than a producer takes to reconnect.
+const UNUSED_OUTPUTS: Duration = Duration::from_secs(10 * 60);
+
 #[cfg(test)]
 mod tests {
     use super::*;

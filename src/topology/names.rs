@@ -120,6 +120,16 @@ impl Names {
         queue.0.clone()
     }
 
+    /// The exchange where outputs go back.
+    pub(crate) fn outputs(&self) -> Name {
+        self.name(format_args!("outputs"))
+    }
+
+    /// The queue where the outputs for one producer arrive.
+    pub(crate) fn outputs_queue(&self, key: &Name) -> Name {
+        self.name(format_args!("outputs.{key}"))
+    }
+
     fn name(&self, rest: fmt::Arguments<'_>) -> Name {
         name(format!("{}.{rest}", self.0.as_str()))
     }

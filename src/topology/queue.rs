@@ -18,6 +18,8 @@ pub struct Queue {
     pub dead_letter: Option<DeadLetter>,
     /// How many messages it takes; more are refused (quorum) or rejected (classic).
     pub max_length: Option<u64>,
+    /// After how long without a consumer it is deleted with all that is in it. Never for a queue of tasks.
+    pub expires: Option<Duration>,
     /// Whether of many consumers only one gets deliveries.
     pub single_active_consumer: bool,
 }
@@ -58,6 +60,7 @@ impl Queue {
             message_ttl: None,
             dead_letter: None,
             max_length: None,
+            expires: None,
             single_active_consumer: false,
         }
     }
@@ -97,6 +100,9 @@ impl Queue {
         }
         if let Some(length) = self.max_length {
             arguments.insert("x-max-length", i64::try_from(length).unwrap_or(i64::MAX));
+        }
+        if let Some(expires) = self.expires {
+            arguments.insert("x-expires", milliseconds(expires));
         }
         if self.single_active_consumer {
             arguments.insert("x-single-active-consumer", true);

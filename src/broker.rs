@@ -1,0 +1,339 @@
+//! [`Broker`]: the handle that an application holds, and its builder.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::error::Result;
+use crate::lane::Lane;
+use crate::name::Name;
+use crate::topology;
+use crate::topology::Names;
+use crate::topology::Namespace;
+use crate::topology::QueueDefaults;
+use crate::topology::QueueName;
+use crate::topology::Replication;
+use crate::transport::Transport;
+use crate::transport::amqp::Amqp;
+use crate::transport::amqp::Options;
+use crate::transport::in_process::InProcess;
+
+/// The environment variable that [`Broker::from_env`] reads.
+const URL_VARIABLE: &str = "AMQP_URL";
+
+/// A broker: RabbitMQ, or its double inside this process. Cheap to clone; clones share connections.
+///
+/// Towards RabbitMQ it holds at most two connections, opened when first needed: one to publish and one to consume, so
+/// that an alarm, which stops RabbitMQ from reading a publishing connection, does not hold up acknowledgements. Both
+/// are re-established for ever, until [`close`](Self::close).
+///
+/// ```
+/// # async fn run() -> taskhare::Result<()> {
+/// use taskhare::{Broker, Replication};
+///
+/// let broker = Broker::builder()
+///     .url("amqp://user:secret@rabbit-1,amqp://user:secret@rabbit-2")
+///     .namespace("shop")
+///     .replication(Replication::Quorum { group_size: 5 })
+///     .connect()
+///     .await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Broker(Arc<Inner>);
+
+struct Inner {
+    transport: Arc<dyn Transport>,
+    clock: Clock,
+    names: Names,
+    defaults: QueueDefaults,
+    max_payload: usize,
+    /// Queues that this handle has declared.
+    declared: Mutex<HashSet<QueueName>>,
+}
+
+impl Broker {
+    /// Connects to the RabbitMQ of `AMQP_URL`, or makes a broker inside this process where that is unset.
+    ///
+    /// # Errors
+    ///
+    /// As for [`connect`](Self::connect).
+    pub async fn from_env() -> Result<Self> {
+        match std::env::var(URL_VARIABLE) {
+            Ok(url) => Self::connect(&url).await,
+            Err(std::env::VarError::NotPresent) => {
+                tracing::info!("{URL_VARIABLE} is unset: using a broker inside this process");
+                Ok(Self::in_process())
+            }
+            Err(std::env::VarError::NotUnicode(_)) => {
+                Err(Error::InvalidUrl { reason: format!("{URL_VARIABLE} is not UTF-8") })
+            }
+        }
+    }
+
+    /// Connects to RabbitMQ: `amqp://user:password@host:port/vhost`. What is left out is `guest`, `guest`, `localhost`,
+    /// 5672 and `/`. Several URLs, separated by commas, are several nodes of one cluster.
+    ///
+    /// # Errors
+    ///
+    /// At once, if no node can be used: [`Error::InvalidUrl`], [`Error::Connect`], [`Error::Login`],
+    /// [`Error::VirtualHost`], [`Error::UnsupportedBroker`].
+    pub async fn connect(url: &str) -> Result<Self> {
+        Self::builder().url(url).connect().await
+    }
+
+    /// A broker inside this process, empty. Same semantics; nothing survives the process.
+    ///
+    /// It runs on tokio's clock, so a test with a paused clock does not wait.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    #[must_use]
+    pub fn in_process() -> Self {
+        Self::builder().in_process().expect("the defaults are valid")
+    }
+
+    /// A broker with other settings than the defaults.
+    #[must_use]
+    pub fn builder() -> BrokerBuilder {
+        BrokerBuilder::default()
+    }
+
+    /// Closes the connections. Shut consumers down first: what they hold goes back to its queues. Idempotent.
+    pub async fn close(&self) {
+        self.0.transport.close().await;
+    }
+
+    /// How many tasks wait in `queue`, in all its lanes, ready to be delivered.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidName`], or that the broker does not answer.
+    pub async fn waiting(&self, queue: &str) -> Result<u64> {
+        let queue = QueueName::new(queue)?;
+        let mut waiting = 0;
+        for lane in Lane::ALL {
+            waiting += self.depth(&self.0.names.lane(&queue, lane)).await?;
+        }
+        Ok(waiting)
+    }
+
+    /// How many dead letters `queue` has.
+    ///
+    /// # Errors
+    ///
+    /// As for [`waiting`](Self::waiting).
+    pub async fn dead(&self, queue: &str) -> Result<u64> {
+        self.depth(&self.0.names.dead_queue(&QueueName::new(queue)?)).await
+    }
+
+    async fn depth(&self, queue: &Name) -> Result<u64> {
+        Ok(self.0.transport.depth(queue).await?.unwrap_or(0))
+    }
+
+    /// The transport, for the contract suite.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn transport(&self) -> &Arc<dyn Transport> {
+        &self.0.transport
+    }
+
+    pub(crate) fn names(&self) -> &Names {
+        &self.0.names
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        self.0.clock
+    }
+
+    pub(crate) fn max_payload(&self) -> usize {
+        self.0.max_payload
+    }
+
+    /// Declares everything that `queue` needs, unless this handle has done so already.
+    pub(crate) async fn declare(&self, queue: &QueueName) -> Result<()> {
+        if self.declared().contains(queue) {
+            return Ok(());
+        }
+        self.declare_again(queue).await
+    }
+
+    /// Declares everything that `queue` needs.
+    pub(crate) async fn declare_again(&self, queue: &QueueName) -> Result<()> {
+        let topology = topology::of_queue(&self.0.names, self.0.defaults, queue);
+        self.0.transport.declare(&topology).await?;
+        self.declared().insert(queue.clone());
+        Ok(())
+    }
+
+    fn declared(&self) -> std::sync::MutexGuard<'_, HashSet<QueueName>> {
+        self.0.declared.lock().expect("nothing panics while holding this lock")
+    }
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broker").field("transport", &self.0.transport).field("names", &self.0.names).finish()
+    }
+}
+
+/// Settings of a [`Broker`].
+#[must_use = "a builder does nothing until `connect` or `in_process`"]
+pub struct BrokerBuilder {
+    urls: Vec<String>,
+    namespace: String,
+    defaults: QueueDefaults,
+    max_payload: usize,
+    app: Option<String>,
+    heartbeat: Option<Duration>,
+    confirm_window: Option<usize>,
+}
+
+/// Without the URLs, which may hold passwords.
+impl fmt::Debug for BrokerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BrokerBuilder")
+            .field("namespace", &self.namespace)
+            .field("defaults", &self.defaults)
+            .field("max_payload", &self.max_payload)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for BrokerBuilder {
+    fn default() -> Self {
+        Self {
+            urls: Vec::new(),
+            namespace: "taskhare".to_owned(),
+            defaults: QueueDefaults::default(),
+            max_payload: Self::DEFAULT_MAX_PAYLOAD,
+            app: None,
+            heartbeat: None,
+            confirm_window: None,
+        }
+    }
+}
+
+impl BrokerBuilder {
+    /// 1 MiB.
+    const DEFAULT_MAX_PAYLOAD: usize = 1024 * 1024;
+    /// 15 MiB: RabbitMQ 4 takes messages up to 16 MiB (3.x: 128 MiB) and closes the channel on larger ones.
+    const LARGEST_PAYLOAD: usize = 15 * 1024 * 1024;
+
+    /// One more node to connect to, or several separated by commas: see [`Broker::connect`]. Defaults to
+    /// `amqp://localhost`.
+    pub fn url(mut self, url: &str) -> Self {
+        self.urls.push(url.to_owned());
+        self
+    }
+
+    /// What the names of all exchanges and queues begin with. Applications with different namespaces do not see each
+    /// other's tasks. Defaults to `taskhare`.
+    pub fn namespace(mut self, namespace: &str) -> Self {
+        self.namespace = namespace.to_owned();
+        self
+    }
+
+    /// How queues are kept. Defaults to quorum queues on 3 nodes. All processes of a namespace must agree: a queue that
+    /// exists otherwise is [`Error::TopologyConflict`].
+    pub fn replication(mut self, replication: Replication) -> Self {
+        self.defaults.replication = replication;
+        self
+    }
+
+    /// How often the broker delivers a task that comes back without a result, for example because its consumer crashed
+    /// or lost its connection, before it is dead-lettered. Defaults to 20, which is also RabbitMQ 4's. At least 1. Only
+    /// quorum queues count. All processes of a namespace must agree.
+    pub fn delivery_limit(mut self, deliveries: u32) -> Self {
+        self.defaults.delivery_limit = deliveries.max(1);
+        self
+    }
+
+    /// The largest payload, in bytes of MessagePack. Defaults to 1 MiB; at most 15 MiB.
+    pub fn max_payload(mut self, bytes: usize) -> Self {
+        self.max_payload = bytes;
+        self
+    }
+
+    /// What the connections are called in RabbitMQ's console, beside host and process. Defaults to the name of the
+    /// executable.
+    pub fn app_name(mut self, name: &str) -> Self {
+        self.app = Some(name.to_owned());
+        self
+    }
+
+    /// How often both sides say that they are alive; a silent peer is given up after two intervals. Defaults to 10 s;
+    /// at least 2 s. The broker's own setting applies if that is shorter.
+    pub fn heartbeat(mut self, interval: Duration) -> Self {
+        self.heartbeat = Some(interval);
+        self
+    }
+
+    /// How many messages may await their confirm at a time; further ones wait. Defaults to 512; at most 4096.
+    pub fn confirm_window(mut self, messages: usize) -> Self {
+        self.confirm_window = Some(messages);
+        self
+    }
+
+    /// Connects to RabbitMQ.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Broker::connect`], and [`Error::InvalidName`] or [`Error::InvalidSetting`] for a setting that cannot be.
+    pub async fn connect(self) -> Result<Broker> {
+        self.check()?;
+        let transport = Amqp::connect(self.options()?).await?;
+        self.build(Arc::new(transport), Clock::System)
+    }
+
+    /// Makes a broker inside this process: see [`Broker::in_process`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidName`] or [`Error::InvalidSetting`].
+    pub fn in_process(self) -> Result<Broker> {
+        self.check()?;
+        self.build(Arc::new(InProcess::new()), Clock::tokio())
+    }
+
+    fn options(&self) -> Result<Options> {
+        let urls = if self.urls.is_empty() { "amqp://localhost".to_owned() } else { self.urls.join(",") };
+        let mut options = Options::from_urls(&urls)?;
+        options.app = self.app.clone().or_else(executable).unwrap_or(options.app);
+        options.heartbeat = self.heartbeat.unwrap_or(options.heartbeat);
+        options.confirm_window = self.confirm_window.unwrap_or(options.confirm_window);
+        Ok(options)
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.max_payload > Self::LARGEST_PAYLOAD {
+            return Err(Error::InvalidSetting {
+                setting: "max_payload",
+                reason: format!("{} bytes; the most is {}", self.max_payload, Self::LARGEST_PAYLOAD),
+            });
+        }
+        Ok(())
+    }
+
+    fn build(self, transport: Arc<dyn Transport>, clock: Clock) -> Result<Broker> {
+        Ok(Broker(Arc::new(Inner {
+            transport,
+            clock,
+            names: Names::new(Namespace::new(&self.namespace)?),
+            defaults: self.defaults,
+            max_payload: self.max_payload,
+            declared: Mutex::default(),
+        })))
+    }
+}
+
+/// The name of this program.
+fn executable() -> Option<String> {
+    let path = std::env::current_exe().ok()?;
+    Some(path.file_name()?.to_string_lossy().chars().take(32).collect())
+}

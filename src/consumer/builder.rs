@@ -1,0 +1,229 @@
+//! [`ConsumerBuilder`]: handlers, queues and limits of a consumer.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::Consumer;
+use super::dispatcher::Dispatcher;
+use super::executor::Executor;
+use super::intake::Intake;
+use super::registry::BlockingHandler;
+use super::registry::FnHandler;
+use super::registry::Registry;
+use crate::broker::Broker;
+use crate::error::Error;
+use crate::error::Result;
+use crate::handler::TaskContext;
+use crate::handler::TaskError;
+use crate::handler::TaskHandler;
+use crate::lane::Lane;
+use crate::retry::RetryPolicy;
+use crate::task::Task;
+use crate::topology::QueueName;
+use crate::transport::Subscribe;
+
+/// Settings of a [`Consumer`].
+#[must_use = "a builder does nothing until `start`"]
+pub struct ConsumerBuilder {
+    broker: Broker,
+    registry: Registry,
+    queues: Vec<(String, QueueSettings)>,
+    defaults: QueueSettings,
+    retry: RetryPolicy,
+    grace: Duration,
+    declares: bool,
+}
+
+/// How much of one queue a consumer takes at a time.
+#[derive(Clone, Copy, Debug, Default)]
+#[must_use = "it is returned to `queue_with`"]
+pub struct QueueSettings {
+    concurrency: Option<usize>,
+    prefetch: Option<u16>,
+}
+
+impl QueueSettings {
+    const DEFAULT_CONCURRENCY: usize = 16;
+
+    /// How many of the queue's tasks run at once. Defaults to the consumer's; at least 1.
+    pub fn concurrency(mut self, tasks: usize) -> Self {
+        self.concurrency = Some(tasks.max(1));
+        self
+    }
+
+    /// How many of the queue's tasks are taken from the broker and not settled at a time, for each of its three lanes.
+    /// Defaults to the consumer's, or to twice the concurrency; at least 1. When a consumer dies, at most so many run
+    /// again.
+    pub fn prefetch(mut self, tasks: u16) -> Self {
+        self.prefetch = Some(tasks.max(1));
+        self
+    }
+
+    /// These, with gaps filled from `defaults`: (concurrency, prefetch).
+    fn resolve(self, defaults: Self) -> (usize, u16) {
+        let concurrency = self.concurrency.or(defaults.concurrency).unwrap_or(Self::DEFAULT_CONCURRENCY);
+        let prefetch = self.prefetch.or(defaults.prefetch);
+        let twice = u16::try_from(concurrency.saturating_mul(2)).unwrap_or(u16::MAX);
+        (concurrency, prefetch.unwrap_or(twice))
+    }
+}
+
+impl ConsumerBuilder {
+    pub(super) fn new(broker: &Broker) -> Self {
+        Self {
+            broker: broker.clone(),
+            registry: Registry::default(),
+            queues: Vec::new(),
+            defaults: QueueSettings::default(),
+            retry: RetryPolicy::default(),
+            grace: Duration::from_secs(30),
+            declares: true,
+        }
+    }
+
+    /// Runs tasks of one type with `handler`. One handler for each type of task.
+    pub fn handler<H: TaskHandler>(mut self, handler: H) -> Self {
+        self.registry.add(handler);
+        self
+    }
+
+    /// Runs tasks of one type with a closure.
+    pub fn handler_fn<T, F, R>(self, handler: F) -> Self
+    where
+        T: Task,
+        F: Fn(T, TaskContext) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<T::Output, TaskError>> + Send + 'static,
+    {
+        self.handler(FnHandler::new(handler))
+    }
+
+    /// Runs tasks of one type with a closure that may block its thread: on tokio's pool of blocking threads. What
+    /// blocks cannot be stopped: at the end of the grace period its task goes back to the queue while it runs on.
+    pub fn handler_blocking<T, F>(self, handler: F) -> Self
+    where
+        T: Task,
+        F: Fn(T, TaskContext) -> Result<T::Output, TaskError> + Send + Sync + 'static,
+    {
+        self.handler(BlockingHandler::new(handler))
+    }
+
+    /// Takes tasks from `queue`. Defaults to the [`Task::QUEUE`]s of the handlers.
+    pub fn queue(self, queue: &str) -> Self {
+        self.queue_with(queue, |settings| settings)
+    }
+
+    /// Takes tasks from `queue`, with limits of its own: `.queue_with("reports", |queue| queue.concurrency(2))`.
+    pub fn queue_with(mut self, queue: &str, settings: impl FnOnce(QueueSettings) -> QueueSettings) -> Self {
+        self.queues.push((queue.to_owned(), settings(QueueSettings::default())));
+        self
+    }
+
+    /// How many tasks of each queue run at once. Defaults to 16.
+    pub fn concurrency(mut self, tasks: usize) -> Self {
+        self.defaults = self.defaults.concurrency(tasks);
+        self
+    }
+
+    /// See [`QueueSettings::prefetch`]. Defaults to twice the concurrency.
+    pub fn prefetch(mut self, tasks: u16) -> Self {
+        self.defaults = self.defaults.prefetch(tasks);
+        self
+    }
+
+    /// What happens to failed tasks. Defaults to [`RetryPolicy::default`].
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = policy;
+        self
+    }
+
+    /// How long running tasks may take to finish when the consumer is shut down. Defaults to 30 s.
+    pub fn shutdown_grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// Declares nothing, for a user that may not. A queue that does not exist is then [`Error::Consume`].
+    pub fn without_declaring(mut self) -> Self {
+        self.declares = false;
+        self
+    }
+
+    /// Declares the queues and starts to take tasks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidName`], [`Error::InvalidSetting`] (no handler, or two for one task), [`Error::Consume`],
+    /// [`Error::TopologyConflict`], [`Error::AccessRefused`] and other failures to declare.
+    pub async fn start(self) -> Result<Consumer> {
+        let queues = self.queue_names()?;
+        let registry = Arc::new(self.registry);
+        let (stop, mut dispatchers) = (CancellationToken::new(), JoinSet::new());
+        let mut started = Vec::new();
+        for (queue, settings) in queues {
+            if self.declares {
+                self.broker.declare(&queue).await?;
+            }
+            let (concurrency, prefetch) = settings.resolve(self.defaults);
+            let intake = subscribe(&self.broker, &queue, prefetch).await?;
+            let (registry, stop) = (registry.clone(), stop.clone());
+            let executor = Executor::new(&self.broker, registry, self.retry, queue, stop.clone());
+            started.push(Dispatcher {
+                intake,
+                executor: Arc::new(executor),
+                concurrency,
+                stop,
+                grace: self.grace,
+            });
+        }
+        for dispatcher in started {
+            dispatchers.spawn(dispatcher.run());
+        }
+        Ok(Consumer::new(stop, dispatchers))
+    }
+
+    fn queue_names(&self) -> Result<Vec<(QueueName, QueueSettings)>> {
+        self.registry.check()?;
+        let mut queues: Vec<(QueueName, QueueSettings)> = Vec::new();
+        for (queue, settings) in &self.queues {
+            let queue = QueueName::new(queue)?;
+            if queues.iter().any(|(known, _)| *known == queue) {
+                let reason = format!("{queue:?} is named twice");
+                return Err(Error::InvalidSetting { setting: "queue", reason });
+            }
+            queues.push((queue, *settings));
+        }
+        if queues.is_empty() {
+            for queue in self.registry.queues() {
+                queues.push((QueueName::new(queue)?, QueueSettings::default()));
+            }
+        }
+        Ok(queues)
+    }
+}
+
+/// Subscribes to all lanes of `queue`.
+async fn subscribe(broker: &Broker, queue: &QueueName, prefetch: u16) -> Result<Intake> {
+    let lane = async |lane: Lane| {
+        let tag = format!("{queue} {lane}");
+        let subscribe = Subscribe { queue: broker.names().lane(queue, lane), prefetch, tag };
+        broker.transport().subscribe(subscribe).await
+    };
+    let subscriptions = [lane(Lane::Urgent).await?, lane(Lane::Normal).await?, lane(Lane::Low).await?];
+    Ok(Intake::new(subscriptions, broker.clock()))
+}
+
+impl fmt::Debug for ConsumerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConsumerBuilder")
+            .field("queues", &self.queues)
+            .field("defaults", &self.defaults)
+            .field("retry", &self.retry)
+            .field("grace", &self.grace)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,91 @@
+//! [`Dispatcher`]: one loop per queue. Waits for a slot, takes the next delivery, starts an attempt; and the drain at
+//! the end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::executor::Executor;
+use super::intake::Intake;
+use super::receipt::Fate;
+use super::receipt::Report;
+use super::receipt::ShutdownEntry;
+use crate::transport::Delivery;
+
+/// Starts the tasks of one queue while slots are free.
+pub(super) struct Dispatcher {
+    pub(super) intake: Intake,
+    pub(super) executor: Arc<Executor>,
+    pub(super) concurrency: usize,
+    pub(super) stop: CancellationToken,
+    pub(super) grace: Duration,
+}
+
+impl Dispatcher {
+    /// Runs until told to stop (or the transport ends), drains, and tells what became of what it had.
+    pub(super) async fn run(mut self) -> Vec<ShutdownEntry> {
+        let mut running = JoinSet::new();
+        let slots = Arc::new(Semaphore::new(self.concurrency));
+        let stop = self.stop.clone();
+        let work = async {
+            loop {
+                let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+                let Some(delivery) = self.intake.next().await else {
+                    return;
+                };
+                let executor = self.executor.clone();
+                while running.try_join_next().is_some() {}
+                running.spawn(async move {
+                    let report = executor.run(delivery).await;
+                    drop(slot);
+                    report
+                });
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = work => {}
+        }
+        self.drain(running).await
+    }
+
+    async fn drain(mut self, running: JoinSet<Report>) -> Vec<ShutdownEntry> {
+        let unstarted = self.intake.cancel().await;
+        let mut entries: Vec<ShutdownEntry> = unstarted.iter().map(unstarted_entry).collect();
+        entries.extend(finish(running, &self.executor, self.grace).await);
+        self.intake.close().await;
+        // Only now: the closed channel has given them back in their order, and settling them means nothing any more.
+        drop(unstarted);
+        entries
+    }
+}
+
+fn unstarted_entry(delivery: &Delivery) -> ShutdownEntry {
+    let message = &delivery.message;
+    ShutdownEntry {
+        id: message.id.as_deref().and_then(|id| id.parse().ok()),
+        name: message.kind.clone().unwrap_or_default().into(),
+        fate: Fate::Unstarted,
+    }
+}
+
+/// Waits for the attempts under way, then stops the rest.
+async fn finish(mut running: JoinSet<Report>, executor: &Executor, grace: Duration) -> Vec<ShutdownEntry> {
+    let mut entries = Vec::new();
+    let finishing = async {
+        while let Some(ended) = running.join_next().await {
+            if let Ok(Report { id, name, outcome }) = ended {
+                entries.push(ShutdownEntry { id, name, fate: Fate::Finished(outcome) });
+            }
+        }
+    };
+    if tokio::time::timeout(grace, finishing).await.is_err() {
+        running.shutdown().await;
+        entries.extend(executor.take_aborted());
+    }
+    entries
+}

@@ -1,0 +1,101 @@
+//! [`Consumer`]: where tasks are run.
+//!
+//! The life of a delivery:
+//!
+//! ```text
+//!  urgent ─┐                        slot free?             ┌─ Ok ────────────► reply, if wanted ──► ack
+//!  normal ─┼─► intake ──► dispatcher ────────► executor ───┼─ Err, panic ────► publish the next attempt, confirmed ──► ack
+//!  low    ─┘   │  ▲       one loop per queue   one attempt └─ reject, last,
+//!              ▼  │ due                                       undecodable, … ► publish a dead letter, confirmed ──► ack
+//!              held: not due yet
+//! ```
+//!
+//! - [`intake`] holds what was delivered and not started: at most `prefetch` for each lane.
+//! - [`dispatcher`] waits for a slot, takes the next delivery, starts an attempt.
+//! - [`executor`] is one attempt as a straight line; [`settle`] decides, purely, what becomes of its task.
+//! - [`registry`] finds the handler, and is the only place where types are erased.
+//!
+//! A message is acknowledged last, after what follows it is safe on the broker. So a crash at any instant repeats a
+//! task and never loses one.
+
+mod builder;
+mod dispatcher;
+mod executor;
+mod intake;
+mod receipt;
+mod registry;
+mod settle;
+
+use std::future::Future;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::sync::DropGuard;
+
+use crate::broker::Broker;
+
+pub use builder::ConsumerBuilder;
+pub use builder::QueueSettings;
+pub use receipt::Fate;
+pub use receipt::ShutdownEntry;
+pub use receipt::ShutdownReceipt;
+
+/// Runs tasks until it is shut down. Survives every loss of its connection by itself.
+///
+/// ```
+/// # use taskhare::{Broker, Consumer, Task, TaskContext, TaskError};
+/// # #[derive(serde::Serialize, serde::Deserialize)] struct Greet { name: String }
+/// # impl Task for Greet { const NAME: &'static str = "greet"; type Output = (); }
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> taskhare::Result<()> {
+/// # let broker = Broker::in_process();
+/// let consumer = Consumer::builder(&broker)
+///     .handler_fn(|task: Greet, _ctx| async move {
+///         println!("Hello, {}!", task.name);
+///         Ok(())
+///     })
+///     .start()
+///     .await?;
+/// // …
+/// let receipt = consumer.shutdown().await;
+/// println!("{} finished, {} unstarted", receipt.finished(), receipt.unstarted());
+/// # Ok(()) }
+/// ```
+///
+/// Dropped without [`shutdown`](Self::shutdown), it shuts down in the background.
+#[derive(Debug)]
+#[must_use = "dropping a consumer shuts it down"]
+pub struct Consumer {
+    stop: DropGuard,
+    dispatchers: JoinSet<Vec<ShutdownEntry>>,
+}
+
+impl Consumer {
+    /// A consumer of tasks from `broker`.
+    pub fn builder(broker: &Broker) -> ConsumerBuilder {
+        ConsumerBuilder::new(broker)
+    }
+
+    fn new(stop: CancellationToken, dispatchers: JoinSet<Vec<ShutdownEntry>>) -> Self {
+        Self { stop: stop.drop_guard(), dispatchers }
+    }
+
+    /// Takes no more tasks, gives back what was not started, lets what runs finish within the grace period
+    /// ([`shutdown_grace`](ConsumerBuilder::shutdown_grace)), stops the rest, and tells what became of each task.
+    ///
+    /// Handlers hear of it by [`TaskContext::cancelled`](crate::TaskContext::cancelled). What is stopped, or stops
+    /// early, goes back to its queue with its attempts uncounted.
+    pub async fn shutdown(mut self) -> ShutdownReceipt {
+        drop(self.stop);
+        let mut receipt = ShutdownReceipt::default();
+        while let Some(entries) = self.dispatchers.join_next().await {
+            receipt.tasks.extend(entries.unwrap_or_default());
+        }
+        receipt
+    }
+
+    /// Runs until `stop` is done, then [shuts down](Self::shutdown).
+    pub async fn run_until(self, stop: impl Future) -> ShutdownReceipt {
+        stop.await;
+        self.shutdown().await
+    }
+}

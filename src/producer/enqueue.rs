@@ -1,0 +1,200 @@
+//! [`Enqueue`] and [`EnqueueAll`], the builders that are futures, and [`Enqueued`], what they give.
+
+use std::fmt;
+use std::future::IntoFuture;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream;
+
+use super::Producer;
+use super::outputs::Expected;
+use crate::envelope;
+use crate::error::Error;
+use crate::error::Result;
+use crate::lane::Priority;
+use crate::reply::Reply;
+use crate::task::Task;
+use crate::task::TaskId;
+
+/// What can be said about tasks when they are enqueued.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Options {
+    pub(super) id: Option<TaskId>,
+    pub(super) queue: Option<String>,
+    pub(super) priority: Priority,
+    pub(super) max_attempts: Option<u32>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) without_output: bool,
+}
+
+/// The setters that one task and many share.
+macro_rules! options {
+    () => {
+        /// The queue. Defaults to [`Task::QUEUE`].
+        pub fn queue(mut self, queue: &str) -> Self {
+            self.options.queue = Some(queue.to_owned());
+            self
+        }
+
+        /// Which of the queue's lanes. Defaults to [`Priority::Normal`].
+        pub fn priority(mut self, priority: Priority) -> Self {
+            self.options.priority = priority;
+            self
+        }
+
+        /// How many attempts there are, instead of what the consumer's retry policy says. At least 1.
+        pub fn max_attempts(mut self, attempts: u32) -> Self {
+            self.options.max_attempts = Some(attempts.max(1));
+            self
+        }
+
+        /// How long to wait for the broker, instead of what the producer's
+        /// [`timeout`](crate::ProducerBuilder::timeout) says.
+        pub fn timeout(mut self, timeout: Duration) -> Self {
+            self.options.timeout = Some(timeout);
+            self
+        }
+
+        /// Nobody will ask for the [`output`](Enqueued::output), which saves the consumer a publish.
+        pub fn without_output(mut self) -> Self {
+            self.options.without_output = true;
+            self
+        }
+    };
+}
+
+/// A task about to be enqueued: see [`Producer::enqueue`].
+#[must_use = "nothing is enqueued until this is awaited"]
+pub struct Enqueue<'a, T: Task> {
+    producer: &'a Producer,
+    task: T,
+    options: Options,
+}
+
+impl<'a, T: Task> Enqueue<'a, T> {
+    pub(super) fn new(producer: &'a Producer, task: T) -> Self {
+        Self { producer, task, options: Options::default() }
+    }
+
+    /// The task's id. Defaults to a new one. With the id of an earlier, unconfirmed enqueue it is the same task again.
+    pub fn id(mut self, id: TaskId) -> Self {
+        self.options.id = Some(id);
+        self
+    }
+
+    options!();
+}
+
+impl<'a, T: Task> IntoFuture for Enqueue<'a, T> {
+    type Output = Result<Enqueued<T>>;
+    type IntoFuture = BoxFuture<'a, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { self.producer.send(self.task, &self.options).await })
+    }
+}
+
+impl<T: Task> fmt::Debug for Enqueue<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Enqueue").field("task", &T::NAME).field("options", &self.options).finish()
+    }
+}
+
+/// Tasks about to be enqueued: see [`Producer::enqueue_all`].
+#[must_use = "nothing is enqueued until this is awaited"]
+pub struct EnqueueAll<'a, T: Task> {
+    producer: &'a Producer,
+    tasks: Box<dyn Iterator<Item = T> + Send>,
+    options: Options,
+}
+
+impl<'a, T: Task> EnqueueAll<'a, T> {
+    pub(super) fn new(producer: &'a Producer, tasks: Box<dyn Iterator<Item = T> + Send>) -> Self {
+        Self { producer, tasks, options: Options::default() }
+    }
+
+    options!();
+}
+
+impl<'a, T: Task> IntoFuture for EnqueueAll<'a, T> {
+    type Output = Vec<Result<Enqueued<T>>>;
+    type IntoFuture = BoxFuture<'a, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        let Self { producer, tasks, options } = self;
+        Box::pin(async move {
+            let options = &options;
+            stream::iter(tasks.map(move |task| producer.send(task, options)))
+                .buffered(producer.0.window)
+                .collect()
+                .await
+        })
+    }
+}
+
+impl<T: Task> fmt::Debug for EnqueueAll<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EnqueueAll").field("task", &T::NAME).field("options", &self.options).finish()
+    }
+}
+
+/// A task that the broker has.
+pub struct Enqueued<T: Task> {
+    id: TaskId,
+    output: Option<Expected<T>>,
+}
+
+impl<T: Task> Enqueued<T> {
+    pub(super) fn new(id: TaskId, output: Option<Expected<T>>) -> Self {
+        Self { id, output }
+    }
+
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> TaskId {
+        self.id
+    }
+
+    /// Waits, at most a minute, for what its handler returned: see [`output_within`](Self::output_within).
+    ///
+    /// # Errors
+    ///
+    /// As for [`output_within`](Self::output_within).
+    pub async fn output(self) -> Result<T::Output> {
+        self.output_within(Duration::from_secs(60)).await
+    }
+
+    /// Waits for what its handler returned, over all attempts.
+    ///
+    /// The output comes back on a queue of this producer, once, and is not stored: with the producer or this value gone
+    /// it is dropped, and the task is done all the same.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Failed`]: the task is in the dead letters.
+    /// - [`Error::Timeout`]: it is not done yet, or its output was lost with a broker node.
+    /// - [`Error::NoOutput`]: none was asked for, because [`Task::Output`] is `()` or of
+    ///   [`without_output`](Enqueue::without_output).
+    pub async fn output_within(self, limit: Duration) -> Result<T::Output> {
+        let id = self.id.to_string();
+        let Some(expected) = self.output else {
+            return Err(Error::NoOutput { id });
+        };
+        match tokio::time::timeout(limit, expected.reply()).await {
+            Err(_) => Err(Error::Timeout { action: format!("output of task {id}"), waited: limit }),
+            Ok(None) => Err(Error::Closed),
+            Ok(Some(Reply::Dead { reason, error })) => Err(Error::Failed { id, reason, error }),
+            Ok(Some(Reply::Succeeded(output))) => {
+                envelope::decode(&output).map_err(|source| Error::Decode { task: T::NAME.to_owned(), source })
+            }
+        }
+    }
+}
+
+impl<T: Task> fmt::Debug for Enqueued<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Enqueued").field("task", &T::NAME).field("id", &self.id).finish_non_exhaustive()
+    }
+}

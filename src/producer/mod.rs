@@ -1,0 +1,261 @@
+//! [`Producer`]: where tasks come in.
+
+mod enqueue;
+mod outputs;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::RwLock;
+use std::time::Duration;
+
+use crate::broker::Broker;
+use crate::envelope;
+use crate::envelope::Envelope;
+use crate::error::Error;
+use crate::error::Result;
+use crate::lane::Lane;
+use crate::message::Headers;
+use crate::name::Name;
+use crate::task::Task;
+use crate::task::TaskId;
+use crate::topology::Names;
+use crate::topology::QueueName;
+use crate::transport::Publish;
+use crate::transport::PublishError;
+
+pub use enqueue::Enqueue;
+pub use enqueue::EnqueueAll;
+pub use enqueue::Enqueued;
+use enqueue::Options;
+
+/// Enqueues tasks. Cheap to clone.
+///
+/// ```
+/// # use taskhare::{Broker, Producer, Priority, Task};
+/// # #[derive(serde::Serialize, serde::Deserialize)] struct Greet { name: String }
+/// # impl Task for Greet { const NAME: &'static str = "greet"; type Output = (); }
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> taskhare::Result<()> {
+/// let producer = Producer::builder(&Broker::in_process()).build().await?;
+///
+/// let task = producer.enqueue(Greet { name: "Ada".into() }).priority(Priority::Urgent).await?;
+/// println!("the broker has task {}", task.id());
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Producer(Arc<Inner>);
+
+struct Inner {
+    broker: Broker,
+    tasks: Name,
+    timeout: Duration,
+    window: usize,
+    declares: bool,
+    outputs: outputs::Outputs,
+    routes: RwLock<HashMap<String, Arc<Route>>>,
+}
+
+/// A queue and the routing keys of its lanes.
+struct Route {
+    queue: QueueName,
+    keys: [Name; 3],
+}
+
+impl Producer {
+    /// A producer for `broker`.
+    pub fn builder(broker: &Broker) -> ProducerBuilder {
+        ProducerBuilder {
+            broker: broker.clone(),
+            queues: Vec::new(),
+            timeout: Duration::from_secs(30),
+            window: 512,
+            declares: true,
+        }
+    }
+
+    /// Enqueues `task`: a builder, and a future.
+    ///
+    /// `Ok` means that the broker has stored it, on a majority of its replicas, and confirmed it.
+    ///
+    /// # Errors
+    ///
+    /// - Never enqueued: [`Error::InvalidName`], [`Error::Encode`], [`Error::TooLarge`], [`Error::Unroutable`],
+    ///   [`Error::Rejected`], [`Error::Unavailable`], [`Error::Closed`], or a failure to declare its queue.
+    /// - Unknown: [`Error::Unconfirmed`].
+    ///
+    /// Dropped before it is done, the task may be enqueued or not.
+    pub fn enqueue<T: Task>(&self, task: T) -> Enqueue<'_, T> {
+        Enqueue::new(self, task)
+    }
+
+    /// Enqueues many tasks of one type, with up to 512 on their way at a time: a builder, and a future of one result
+    /// each, in their order.
+    ///
+    /// ```
+    /// # use taskhare::{Broker, Producer, Task};
+    /// # #[derive(serde::Serialize, serde::Deserialize)] struct Greet { name: String }
+    /// # impl Task for Greet { const NAME: &'static str = "greet"; type Output = (); }
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> taskhare::Result<()> {
+    /// # let producer = Producer::builder(&Broker::in_process()).build().await?;
+    /// let names = ["Ada", "Grace", "Barbara"];
+    /// let enqueued = producer.enqueue_all(names.map(|name| Greet { name: name.into() })).await;
+    /// assert!(enqueued.iter().all(Result::is_ok));
+    /// # Ok(()) }
+    /// ```
+    pub fn enqueue_all<T: Task, I>(&self, tasks: I) -> EnqueueAll<'_, T>
+    where
+        I: IntoIterator<Item = T>,
+        I::IntoIter: Send + 'static,
+    {
+        EnqueueAll::new(self, Box::new(tasks.into_iter()))
+    }
+
+    /// One task, all the way.
+    async fn send<T: Task>(&self, task: T, options: &Options) -> Result<Enqueued<T>> {
+        let producer = &*self.0;
+        let payload = self.encode(&task)?;
+        let route = self.route(options.queue.as_deref().unwrap_or(T::QUEUE)).await?;
+        let id = options.id.unwrap_or_else(TaskId::new);
+        let output = match options.without_output {
+            true => None,
+            false => producer.outputs.expect::<T>(&producer.broker, id).await?,
+        };
+        let envelope = Envelope {
+            id,
+            name: T::NAME.to_owned(),
+            enqueued_at: producer.broker.clock().now(),
+            attempt: 1,
+            max_attempts: options.max_attempts,
+            priority: options.priority,
+            due: None,
+            reply_to: output.as_ref().map(|output| output.reply_to().to_owned()),
+            payload,
+            rest: Headers::new(),
+        };
+        let publish = Publish {
+            exchange: producer.tasks.clone(),
+            key: route.keys[Lane::of(options.priority) as usize].clone(),
+            mandatory: true,
+            message: envelope.seal(),
+        };
+        let timeout = options.timeout.unwrap_or(producer.timeout);
+        self.publish(publish, &route, timeout).await.map_err(|error| refused(error, id, &route.queue))?;
+        Ok(Enqueued::new(id, output))
+    }
+
+    fn encode<T: Task>(&self, task: &T) -> Result<Vec<u8>> {
+        Name::new("task", T::NAME)?;
+        let payload =
+            envelope::encode(task).map_err(|source| Error::Encode { task: T::NAME.to_owned(), source })?;
+        let limit = self.0.broker.max_payload();
+        if payload.len() > limit {
+            return Err(Error::TooLarge { task: T::NAME.to_owned(), size: payload.len(), limit });
+        }
+        Ok(payload)
+    }
+
+    /// Publishes; a queue that was deleted meanwhile is declared again, once.
+    async fn publish(&self, publish: Publish, route: &Route, timeout: Duration) -> Result<(), PublishError> {
+        let broker = &self.0.broker;
+        if !self.0.declares {
+            return broker.transport().publish(publish, timeout).await;
+        }
+        match broker.transport().publish(publish.clone(), timeout).await {
+            Err(PublishError::Unroutable) if broker.declare_again(&route.queue).await.is_ok() => {
+                broker.transport().publish(publish, timeout).await
+            }
+            result => result,
+        }
+    }
+
+    /// The way to `queue`, which is declared if need be.
+    async fn route(&self, queue: &str) -> Result<Arc<Route>> {
+        const SOUND: &str = "nothing panics while holding this lock";
+        if let Some(route) = self.0.routes.read().expect(SOUND).get(queue) {
+            return Ok(route.clone());
+        }
+        let name = QueueName::new(queue)?;
+        if self.0.declares {
+            self.0.broker.declare(&name).await?;
+        }
+        let keys = Lane::ALL.map(|lane| Names::lane_key(&name, lane));
+        let route = Arc::new(Route { queue: name, keys });
+        self.0.routes.write().expect(SOUND).insert(queue.to_owned(), route.clone());
+        Ok(route)
+    }
+}
+
+/// A failed publish in the words of tasks.
+fn refused(error: PublishError, id: TaskId, queue: &QueueName) -> Error {
+    let (id, queue) = (id.to_string(), queue.to_string());
+    match error {
+        PublishError::Unroutable => Error::Unroutable { id, queue },
+        PublishError::Rejected => Error::Rejected { id, queue, reason: "it is full".to_owned() },
+        PublishError::Refused(reason) => Error::Rejected { id, queue, reason },
+        PublishError::Unconfirmed { waited, last_loss } => {
+            Error::Unconfirmed { id, queue, waited, last_loss }
+        }
+        PublishError::Unavailable { waited, last_loss } => Error::Unavailable { id, waited, last_loss },
+        PublishError::Closed => Error::Closed,
+    }
+}
+
+impl fmt::Debug for Producer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Producer").field("broker", &self.0.broker).finish()
+    }
+}
+
+/// Settings of a [`Producer`].
+#[derive(Debug)]
+#[must_use = "a builder does nothing until `build`"]
+pub struct ProducerBuilder {
+    broker: Broker,
+    queues: Vec<String>,
+    timeout: Duration,
+    window: usize,
+    declares: bool,
+}
+
+impl ProducerBuilder {
+    /// Declares `queue` at once. Others are declared when the first task goes there.
+    pub fn queue(mut self, queue: &str) -> Self {
+        self.queues.push(queue.to_owned());
+        self
+    }
+
+    /// How long an enqueue waits for a connection, for room among the unconfirmed, and for its confirm. Defaults to
+    /// 30 s.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Declares nothing, for a user that may only write. A queue that does not exist is then
+    /// [`Error::Unroutable`].
+    pub fn without_declaring(mut self) -> Self {
+        self.declares = false;
+        self
+    }
+
+    /// The producer, with its queues declared.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidName`], [`Error::TopologyConflict`], [`Error::AccessRefused`] and other failures to declare.
+    pub async fn build(self) -> Result<Producer> {
+        let producer = Producer(Arc::new(Inner {
+            tasks: self.broker.names().tasks(),
+            broker: self.broker,
+            timeout: self.timeout,
+            window: self.window,
+            declares: self.declares,
+            outputs: outputs::Outputs::default(),
+            routes: RwLock::default(),
+        }));
+        for queue in &self.queues {
+            producer.route(queue).await?;
+        }
+        Ok(producer)
+    }
+}

@@ -1,0 +1,11 @@
+//! What applications see, on the broker inside this process and a paused clock. Needs nothing.
+
+#![allow(clippy::unwrap_used, clippy::panic, unreachable_pub, reason = "tests")]
+
+mod bad_input;
+mod consume;
+mod enqueue;
+mod output;
+mod retry;
+mod shutdown;
+mod support;

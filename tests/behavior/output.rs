@@ -1,0 +1,83 @@
+//! What a handler returns, at the enqueuer's end.
+
+use std::time::Duration;
+
+use taskhare::Broker;
+use taskhare::Consumer;
+use taskhare::Error;
+use taskhare::Producer;
+use taskhare::Task;
+use taskhare::TaskError;
+
+use crate::support::Act;
+use crate::support::Actor;
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Double(u64);
+
+impl Task for Double {
+    const NAME: &'static str = "double";
+    type Output = u64;
+}
+
+async fn doubler(broker: &Broker) -> Consumer {
+    Consumer::builder(broker)
+        .handler_fn(|task: Double, _| async move {
+            match task.0 {
+                0 => return Err(TaskError::reject("nothing to double")),
+                1 => tokio::time::sleep(Duration::from_secs(600)).await,
+                _ => {}
+            }
+            Ok(task.0 * 2)
+        })
+        .start()
+        .await
+        .unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_enqueuer_gets_its_own_output() {
+    let broker = Broker::in_process();
+    let _consumer = doubler(&broker).await;
+    let one = Producer::builder(&broker).build().await.unwrap();
+    let other = Producer::builder(&broker).build().await.unwrap();
+    let mut tasks = Vec::new();
+    for number in 10..20 {
+        tasks.push((number, one.enqueue(Double(number)).await.unwrap()));
+        tasks.push((number + 100, other.enqueue(Double(number + 100)).await.unwrap()));
+    }
+    for (number, task) in tasks {
+        assert_eq!(task.output().await.unwrap(), number * 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_task_says_why() {
+    let broker = Broker::in_process();
+    let _consumer = doubler(&broker).await;
+    let producer = Producer::builder(&broker).build().await.unwrap();
+    let error = producer.enqueue(Double(0)).await.unwrap().output().await.unwrap_err();
+    let Error::Failed { reason, error, .. } = &error else { panic!("{error}") };
+    assert_eq!((reason.as_str(), error.as_str()), ("rejected", "nothing to double"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_output_is_waited_for_within_its_limit_only() {
+    let broker = Broker::in_process();
+    let _consumer = doubler(&broker).await;
+    let producer = Producer::builder(&broker).build().await.unwrap();
+    let task = producer.enqueue(Double(1)).await.unwrap();
+    let error = task.output_within(Duration::from_secs(5)).await.unwrap_err();
+    assert!(matches!(error, Error::Timeout { .. }), "{error}");
+    let error = producer.enqueue(Double(2)).without_output().await.unwrap().output().await.unwrap_err();
+    assert!(matches!(error, Error::NoOutput { .. }), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_returns_nothing_has_no_output() {
+    let broker = Broker::in_process();
+    let _consumer = Consumer::builder(&broker).handler(Actor::new()).start().await.unwrap();
+    let producer = Producer::builder(&broker).build().await.unwrap();
+    let error = producer.enqueue(Act::Succeed).await.unwrap().output().await.unwrap_err();
+    assert!(matches!(error, Error::NoOutput { .. }), "{error}");
+}

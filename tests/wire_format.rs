@@ -1,0 +1,167 @@
+//! A task on the wire, to the byte. What fails here breaks the tasks that wait on somebody's broker: then raise the
+//! envelope's version, and keep reading the old one.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::time::Duration;
+
+use taskhare::Broker;
+use taskhare::Consumer;
+use taskhare::Priority;
+use taskhare::Producer;
+use taskhare::RetryPolicy;
+use taskhare::Task;
+use taskhare::TaskError;
+use taskhare::TaskId;
+use taskhare::transport::Headers;
+use taskhare::transport::Message;
+use taskhare::transport::Name;
+use taskhare::transport::Publish;
+use taskhare::transport::Subscribe;
+use taskhare::transport::Value;
+
+#[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+struct Resize {
+    image: String,
+    width: u32,
+    #[serde(default)]
+    crop: bool,
+}
+
+impl Task for Resize {
+    const NAME: &'static str = "resize";
+    type Output = ();
+}
+
+const ID: &str = "00000000-0000-0000-0000-00000000002a";
+
+/// `{"image": "hare.png", "width": 640, "crop": true}` in MessagePack.
+const PAYLOAD: &[u8] = b"\x83\xa5image\xa8hare.png\xa5width\xcd\x02\x80\xa4crop\xc3";
+
+/// The same from before there was a `crop`.
+const OLD_PAYLOAD: &[u8] = b"\x82\xa5image\xa8hare.png\xa5width\xcd\x02\x80";
+
+async fn next(broker: &Broker, queue: &str) -> Message {
+    let queue = Name::new("queue", queue).unwrap();
+    let subscribe = Subscribe { queue, prefetch: 1, tag: "test".into() };
+    let mut subscription = broker.transport().subscribe(subscribe).await.unwrap();
+    let mut delivery =
+        tokio::time::timeout(Duration::from_secs(60), subscription.next()).await.unwrap().unwrap();
+    let message = std::mem::take(&mut delivery.message);
+    delivery.ack();
+    message
+}
+
+/// Takes a header that holds a time, and checks that it is one.
+fn take_time(headers: &mut Headers, name: &str) -> i64 {
+    let time = headers.remove(name).and_then(|value| value.as_int()).unwrap();
+    assert!(time > 1_700_000_000_000, "{name} is in milliseconds since the Unix epoch: {time}");
+    time
+}
+
+fn without_broker_headers(mut headers: Headers) -> Headers {
+    headers.strip_broker_headers();
+    headers
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_as_it_is_enqueued() {
+    let broker = Broker::in_process();
+    let producer = Producer::builder(&broker).build().await.unwrap();
+    let task = Resize { image: "hare.png".into(), width: 640, crop: true };
+    producer.enqueue(task).id(ID.parse().unwrap()).priority(Priority::Urgent).max_attempts(7).await.unwrap();
+    let mut message = next(&broker, "taskhare.default.urgent").await;
+    let enqueued_at = take_time(&mut message.headers, "taskhare-enqueued-at");
+    let headers: Headers = [
+        ("taskhare-version", Value::from(1)),
+        ("taskhare-priority", "urgent".into()),
+        ("taskhare-max-attempts", 7.into()),
+    ]
+    .into_iter()
+    .collect();
+    let expected = Message {
+        id: Some(ID.into()),
+        kind: Some("resize".into()),
+        content_type: Some("application/msgpack".into()),
+        timestamp: Some(u64::try_from(enqueued_at / 1000).unwrap()),
+        headers,
+        body: PAYLOAD.into(),
+        ..Message::default()
+    };
+    message.headers = without_broker_headers(message.headers);
+    assert_eq!(message, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_as_it_is_retried_and_as_it_dies() {
+    let broker = Broker::in_process();
+    let producer = Producer::builder(&broker).build().await.unwrap();
+    let consumer = Consumer::builder(&broker)
+        .handler_fn(|_: Resize, ctx| async move {
+            match ctx.attempt() {
+                1 => Err(TaskError::retry("the disk is full")),
+                _ => Err(TaskError::reject("no such image")),
+            }
+        })
+        .retry(RetryPolicy::fixed(Duration::from_secs(30)))
+        .start()
+        .await
+        .unwrap();
+    let task = Resize { image: "hare.png".into(), width: 640, crop: true };
+    producer.enqueue(task).id(TaskId::from_u128(42)).await.unwrap();
+    let mut letter = next(&broker, "taskhare.default.dead").await;
+    assert_eq!((letter.id.as_deref(), letter.kind.as_deref()), (Some(ID), Some("resize")));
+    assert_eq!(letter.body, PAYLOAD);
+    let due = take_time(&mut letter.headers, "taskhare-due");
+    let enqueued_at = take_time(&mut letter.headers, "taskhare-enqueued-at");
+    let dead_at = take_time(&mut letter.headers, "taskhare-dead-at");
+    assert!(enqueued_at + 30_000 <= due && due <= dead_at, "{enqueued_at}, {due}, {dead_at}");
+    let headers: Headers = [
+        ("taskhare-version", Value::from(1)),
+        ("taskhare-attempt", 2.into()),
+        ("taskhare-reason", "rejected".into()),
+        ("taskhare-error", "no such image".into()),
+        ("taskhare-queue", "default".into()),
+    ]
+    .into_iter()
+    .collect();
+    assert_eq!(without_broker_headers(letter.headers), headers);
+    consumer.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_of_version_1_is_run() {
+    let broker = Broker::in_process();
+    let (sender, mut received) = tokio::sync::mpsc::unbounded_channel();
+    let _consumer = Consumer::builder(&broker)
+        .handler_fn(move |task: Resize, ctx| {
+            sender.send((task, ctx.id(), ctx.attempt(), ctx.priority())).unwrap();
+            async { Ok(()) }
+        })
+        .start()
+        .await
+        .unwrap();
+    let message = Message {
+        id: Some(ID.into()),
+        kind: Some("resize".into()),
+        headers: [
+            ("taskhare-version", Value::from(1)),
+            ("taskhare-attempt", 3.into()),
+            ("taskhare-priority", "low".into()),
+            ("taskhare-of-a-later-release", "is ignored".into()),
+        ]
+        .into_iter()
+        .collect(),
+        body: OLD_PAYLOAD.into(),
+        ..Message::default()
+    };
+    let publish = Publish {
+        exchange: Name::new("exchange", "taskhare.tasks").unwrap(),
+        key: Name::new("key", "default.low").unwrap(),
+        mandatory: true,
+        message,
+    };
+    broker.transport().publish(publish, Duration::from_secs(5)).await.unwrap();
+    let task = Resize { image: "hare.png".into(), width: 640, crop: false };
+    assert_eq!(received.recv().await.unwrap(), (task, TaskId::from_u128(42), 3, Priority::Low));
+}
