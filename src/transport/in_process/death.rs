@@ -1,0 +1,94 @@
+//! What becomes of a message's headers when it is dead-lettered.
+
+use crate::message::Headers;
+use crate::message::Message;
+use crate::message::Value;
+use crate::name::Name;
+use crate::topology::DeadLetter;
+
+use super::exchange::Origin;
+use super::queue::Dead;
+
+/// Why a message left its queue. A full queue refuses instead, so nothing is ever pushed out of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    Expired,
+    Rejected,
+    DeliveryLimit,
+}
+
+impl Reason {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Rejected => "rejected",
+            Self::DeliveryLimit => "delivery_limit",
+        }
+    }
+}
+
+/// The dead letter as it is published: to where, and with the record of its death. `time` is in seconds since the Unix
+/// epoch.
+pub(super) fn dead_letter(dead: &Dead, queue: &Name, to: &DeadLetter, time: u64) -> (Origin, Message) {
+    let Dead { origin, message, reason } = dead;
+    let mut message = message.clone();
+    let headers = &mut message.headers;
+    headers.insert("x-death", Value::List(history(headers, origin, queue, *reason, time)));
+    if headers.get("x-first-death-reason").is_none() {
+        headers.insert("x-first-death-reason", reason.as_str());
+        headers.insert("x-first-death-queue", queue.as_str());
+        headers.insert("x-first-death-exchange", origin.exchange.as_str());
+    }
+    if to.key.is_some() {
+        headers.remove("CC");
+    }
+    message.expiration = None;
+    let key = to.key.clone().unwrap_or_else(|| origin.key.clone());
+    (Origin { exchange: to.exchange.clone(), key }, message)
+}
+
+/// The deaths so far and this one, the newest first; one entry for each queue and reason.
+fn history(headers: &Headers, origin: &Origin, queue: &Name, reason: Reason, time: u64) -> Vec<Value> {
+    let is_same =
+        |death: &Headers| is(death, "queue", queue.as_str()) && is(death, "reason", reason.as_str());
+    let (same, others): (Vec<&Headers>, Vec<&Headers>) = deaths(headers).partition(|death| is_same(death));
+    let before = same.first().and_then(|death| death.get("count")?.as_int()).unwrap_or(0);
+    let mut newest = Headers::new();
+    newest.insert("queue", queue.as_str());
+    newest.insert("reason", reason.as_str());
+    newest.insert("count", before + 1);
+    newest.insert("exchange", origin.exchange.as_str());
+    newest.insert("routing-keys", Value::List(vec![origin.key.as_str().into()]));
+    newest.insert("time", Value::Timestamp(time));
+    std::iter::once(newest).chain(others.into_iter().cloned()).map(Value::Table).collect()
+}
+
+/// Whether a dead letter would go in circles: it died in `target` before, and nobody rejected it since. RabbitMQ skips
+/// such a target.
+pub(super) fn is_cycle(headers: &Headers, target: &Name) -> bool {
+    for death in deaths(headers) {
+        if is(death, "reason", Reason::Rejected.as_str()) {
+            return false;
+        }
+        if is(death, "queue", target.as_str()) {
+            return true;
+        }
+    }
+    false
+}
+
+/// The tables of `x-death`, the newest first.
+fn deaths(headers: &Headers) -> impl Iterator<Item = &Headers> {
+    let list = match headers.get("x-death") {
+        Some(Value::List(list)) => list.as_slice(),
+        _ => &[],
+    };
+    list.iter().filter_map(|death| match death {
+        Value::Table(death) => Some(death),
+        _ => None,
+    })
+}
+
+fn is(death: &Headers, field: &str, text: &str) -> bool {
+    death.get(field).and_then(Value::as_text) == Some(text)
+}

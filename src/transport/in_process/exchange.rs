@@ -1,0 +1,154 @@
+//! [`Exchanges`]: where a message goes.
+
+use std::collections::HashMap;
+
+use crate::error::Error;
+use crate::error::Result;
+use crate::message::Message;
+use crate::message::Value;
+use crate::name::Name;
+use crate::topology;
+use crate::topology::Binding;
+use crate::topology::ExchangeKind;
+use crate::topology::Target;
+
+use super::conflict::conflict;
+
+/// Where a message was published to.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Origin {
+    pub(super) exchange: Name,
+    pub(super) key: Name,
+}
+
+impl Origin {
+    /// All keys it is routed by: its own, and those of the `CC` header.
+    pub(super) fn keys<'a>(&'a self, message: &'a Message) -> Vec<&'a str> {
+        let copies = match message.headers.get("CC") {
+            Some(Value::List(copies)) => copies.as_slice(),
+            _ => &[],
+        };
+        std::iter::once(self.key.as_str()).chain(copies.iter().filter_map(Value::as_text)).collect()
+    }
+}
+
+/// All exchanges of a broker.
+#[derive(Debug, Default)]
+pub(super) struct Exchanges(HashMap<Name, Exchange>);
+
+#[derive(Debug)]
+struct Exchange {
+    declared: topology::Exchange,
+    bindings: Vec<(Name, Target)>,
+}
+
+impl Exchanges {
+    pub(super) fn declare(&mut self, ours: &topology::Exchange) -> Result<()> {
+        let Some(Exchange { declared: theirs, .. }) = self.0.get(&ours.name) else {
+            let exchange = Exchange { declared: ours.clone(), bindings: Vec::new() };
+            self.0.insert(ours.name.clone(), exchange);
+            return Ok(());
+        };
+        let object = || format!("exchange '{}'", ours.name);
+        let kind = |exchange: &topology::Exchange| Some(Value::from(exchange.kind.as_str()));
+        let alternate =
+            |exchange: &topology::Exchange| exchange.alternate.as_ref().map(|a| a.as_str().into());
+        conflict(object, "type", kind(ours), kind(theirs))?;
+        conflict(object, "alternate-exchange", alternate(ours), alternate(theirs))
+    }
+
+    /// Adds a binding, once. Whoever calls it has looked for a target that is a queue.
+    pub(super) fn bind(&mut self, binding: &Binding) -> Result<()> {
+        let Binding { exchange, key, to } = binding;
+        if let Target::Exchange(target) = to {
+            self.must_have(target, binding)?;
+        }
+        self.must_have(exchange, binding)?;
+        let route = (key.clone(), to.clone());
+        if let Some(Exchange { bindings, .. }) = self.0.get_mut(exchange)
+            && !bindings.contains(&route)
+        {
+            bindings.push(route);
+        }
+        Ok(())
+    }
+
+    fn must_have(&self, exchange: &Name, binding: &Binding) -> Result<()> {
+        if self.0.contains_key(exchange) {
+            return Ok(());
+        }
+        Err(unbound(binding, format!("no exchange '{exchange}'")))
+    }
+
+    /// The queues that a message with these keys reaches from `exchange`, each once; `None` if there is no such
+    /// exchange.
+    pub(super) fn route(&self, exchange: &Name, keys: &[&str]) -> Option<Vec<Name>> {
+        let first = self.0.get(exchange)?;
+        let mut pending = vec![first];
+        let mut visited = vec![exchange];
+        let mut queues = Vec::new();
+        while let Some(exchange) = pending.pop() {
+            for target in exchange.targets(keys) {
+                match target {
+                    Step::Queue(queue) if !queues.contains(queue) => queues.push(queue.clone()),
+                    Step::Exchange(name) if !visited.contains(&name) => {
+                        visited.push(name);
+                        pending.extend(self.0.get(name));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Some(queues)
+    }
+}
+
+/// Where a message goes next.
+enum Step<'a> {
+    Queue(&'a Name),
+    Exchange(&'a Name),
+}
+
+impl Exchange {
+    /// The targets of the bindings that match; of none, the alternate exchange.
+    fn targets(&self, keys: &[&str]) -> Vec<Step<'_>> {
+        let is_match = |pattern: &Name| match self.declared.kind {
+            ExchangeKind::Fanout => true,
+            ExchangeKind::Direct => keys.contains(&pattern.as_str()),
+            ExchangeKind::Topic => keys.iter().any(|key| topic_matches(pattern.as_str(), key)),
+        };
+        let matching = self.bindings.iter().filter(|(pattern, _)| is_match(pattern));
+        let mut targets: Vec<Step<'_>> = matching
+            .map(|(_, target)| match target {
+                Target::Queue(name) => Step::Queue(name),
+                Target::Exchange(name) => Step::Exchange(name),
+            })
+            .collect();
+        if targets.is_empty() {
+            targets.extend(self.declared.alternate.as_ref().map(Step::Exchange));
+        }
+        targets
+    }
+}
+
+/// Words separated by dots; in the pattern `*` is one word and `#` any number.
+fn topic_matches(pattern: &str, key: &str) -> bool {
+    fn matches(pattern: &[&str], key: &[&str]) -> bool {
+        match (pattern.split_first(), key.split_first()) {
+            (None, None) => true,
+            (Some((&"#", rest)), _) => (0..=key.len()).any(|skipped| matches(rest, &key[skipped..])),
+            (Some((&"*", pattern)), Some((_, key))) => matches(pattern, key),
+            (Some((word, pattern)), Some((same, key))) if word == same => matches(pattern, key),
+            _ => false,
+        }
+    }
+    let pattern: Vec<&str> = pattern.split('.').collect();
+    let key: Vec<&str> = key.split('.').collect();
+    matches(&pattern, &key)
+}
+
+pub(super) fn unbound(binding: &Binding, reason: String) -> Error {
+    let Binding { exchange, key, to } = binding;
+    let (Target::Queue(target) | Target::Exchange(target)) = to;
+    Error::Declare { object: format!("binding '{key}' from '{exchange}' to '{target}'"), reason }
+}
