@@ -14,6 +14,8 @@ mod producer;
 mod reply;
 mod retry;
 mod task;
+#[cfg(feature = "testing")]
+pub mod testing;
 #[doc(hidden)]
 pub mod topology;
 #[doc(hidden)]
