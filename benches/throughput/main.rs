@@ -1,0 +1,82 @@
+//! taskhare beside a raw amqprs program that gives the same guarantees: see `benches/README.md`.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, unreachable_pub, reason = "a bench")]
+
+mod measure;
+mod ours;
+mod raw;
+
+use measure::Sample;
+use taskhare::testing::TestBroker;
+
+/// A payload of about `size` bytes.
+#[derive(serde::Serialize, serde::Deserialize)]
+pub struct Payload {
+    pub number: u64,
+    pub data: String,
+}
+
+impl Payload {
+    pub fn new(number: u64, size: usize) -> Self {
+        // What MessagePack adds for names and lengths.
+        Self { number, data: "x".repeat(size.saturating_sub(24)) }
+    }
+}
+
+/// The same for both.
+pub const WINDOW: usize = 512;
+pub const PREFETCH: u16 = 256;
+
+struct Settings {
+    rounds: usize,
+    tasks: u64,
+    json: bool,
+    only: Vec<String>,
+}
+
+fn settings() -> Settings {
+    let mut settings = Settings { rounds: 5, tasks: 30_000, json: false, only: Vec::new() };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "--json" => settings.json = true,
+            "--rounds" => settings.rounds = arguments.next().unwrap().parse().unwrap(),
+            "--tasks" => settings.tasks = arguments.next().unwrap().parse().unwrap(),
+            "--bench" => {}
+            row => settings.only.push(row.to_owned()),
+        }
+    }
+    settings
+}
+
+#[tokio::main]
+async fn main() {
+    let settings = settings();
+    let broker = TestBroker::shared().await.unwrap();
+    let version = broker.management().version().await.unwrap();
+    if !settings.json {
+        println!("RabbitMQ {version}, quorum queues, {} tasks, medians of {} rounds", settings.tasks, settings.rounds);
+        println!("{}", measure::HEADING);
+    }
+    for row in ["enqueue", "consume", "end-to-end", "latency"] {
+        if !settings.only.is_empty() && !settings.only.iter().any(|only| only == row) {
+            continue;
+        }
+        for size in [128, 1024] {
+            let mut samples: [Vec<Sample>; 2] = Default::default();
+            for round in 0..settings.rounds {
+                // Who goes first takes turns.
+                for turn in [round % 2, (round + 1) % 2] {
+                    let url = broker.fresh_vhost().await.unwrap();
+                    let sample = match turn {
+                        0 => ours::run(row, &url, size, settings.tasks).await,
+                        _ => raw::run(row, &url, size, settings.tasks).await,
+                    };
+                    samples[turn].push(sample);
+                    broker.remove_vhost(&url).await.unwrap();
+                }
+            }
+            measure::report(row, size, &samples[0], &samples[1], settings.json);
+        }
+    }
+}
