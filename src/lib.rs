@@ -5,6 +5,8 @@ mod error;
 mod lane;
 mod message;
 mod name;
+#[cfg(feature = "testing")]
+pub mod testing;
 #[doc(hidden)]
 pub mod topology;
 #[doc(hidden)]

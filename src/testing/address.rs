@@ -1,0 +1,108 @@
+//! [`Address`]: what the harness needs of an AMQP URL.
+
+use fluent_uri::Uri;
+use fluent_uri::pct_enc::EStr;
+use fluent_uri::pct_enc::Encoder;
+
+use crate::testing::error::Error;
+use crate::testing::error::Result;
+
+/// An AMQP URL in its parts, decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Address {
+    pub(super) user: String,
+    pub(super) password: String,
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) vhost: String,
+}
+
+impl Address {
+    /// The default user of a broker on this machine.
+    pub(super) fn guest(host: impl Into<String>, port: u16) -> Self {
+        let guest = "guest".to_owned();
+        Self { user: guest.clone(), password: guest, host: host.into(), port, vhost: "/".to_owned() }
+    }
+
+    pub(super) fn parse(url: &str) -> Result<Self> {
+        // The URL is not repeated: it may hold a password.
+        let uri = Uri::parse(url).map_err(Error::because("not a URL"))?;
+        let authority = uri.authority().ok_or_else(|| Error::new("the AMQP URL names no host"))?;
+        let port = authority.port_to_u16().map_err(Error::because("the AMQP URL's port is not a number"))?;
+        let guest = Self::guest(authority.host(), port.unwrap_or(5672));
+        let (user, password) = match authority.userinfo() {
+            None => (guest.user, guest.password),
+            Some(userinfo) => {
+                let (user, password) = userinfo.split_once(':').unwrap_or((userinfo, EStr::EMPTY));
+                (decoded(user), decoded(password))
+            }
+        };
+        let vhost = uri.path().split_once('/').map(|(_, vhost)| decoded(vhost)).filter(|it| !it.is_empty());
+        Ok(Self { user, password, vhost: vhost.unwrap_or(guest.vhost), host: guest.host, port: guest.port })
+    }
+
+    pub(super) fn url(&self) -> String {
+        let Self { user, password, host, port, vhost } = self;
+        format!("amqp://{}:{}@{host}:{port}/{}", encoded(user), encoded(password), encoded(vhost))
+    }
+
+    pub(super) fn host_and_port(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+}
+
+/// The virtual host that an AMQP URL names, decoded; `/` where it names none.
+///
+/// ```
+/// assert_eq!(taskhare::testing::vhost_of("amqp://guest:guest@localhost/test%2F1")?, "test/1");
+/// # Ok::<(), taskhare::testing::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// If it is not a URL.
+pub fn vhost_of(url: &str) -> Result<String> {
+    Address::parse(url).map(|address| address.vhost)
+}
+
+/// As one segment of a path.
+pub(super) fn encoded(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(byte).to_string()
+            }
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+fn decoded<E: Encoder>(text: &EStr<E>) -> String {
+    text.decode().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Address;
+
+    #[test]
+    fn a_url_is_taken_apart_and_put_together_again() {
+        let cases = [
+            ("amqp://localhost", "amqp://guest:guest@localhost:5672/%2F"),
+            ("amqp://localhost/", "amqp://guest:guest@localhost:5672/%2F"),
+            ("amqp://a%40b:c%3Ad@[::1]:5673/x%2Fy", "amqp://a%40b:c%3Ad@[::1]:5673/x%2Fy"),
+            ("amqp://h:1/v?heartbeat=10", "amqp://guest:guest@h:1/v"),
+        ];
+        for (url, whole) in cases {
+            assert_eq!(Address::parse(url).unwrap().url(), whole, "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_url_is_refused_without_repeating_it() {
+        for url in ["", "localhost", "amqp:secret", "amqp://u:secret@h:99999/"] {
+            let error = Address::parse(url).unwrap_err();
+            assert!(!format!("{error:?}").contains("secret"), "{error:?}");
+        }
+    }
+}

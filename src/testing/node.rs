@@ -1,0 +1,279 @@
+//! [`Node`]: a `rabbitmq-server` of our own, with its `epmd`, in a temporary directory on free ports of the loopback.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::ffi::OsString;
+use std::io;
+use std::io::BufRead;
+use std::io::BufReader;
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Child;
+use std::process::ChildStdin;
+use std::process::ChildStdout;
+use std::process::Command;
+use std::process::Stdio;
+use std::sync::Mutex;
+use std::thread::sleep;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::testing::error::Error;
+use crate::testing::error::Result;
+use crate::testing::ports;
+
+/// How long a node may take to start; 3 to 5 s on an idle machine.
+const START_LIMIT: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(25);
+/// Statistics younger than the usual 5 s, and a watermark that a test can rely on.
+pub(super) const CONF: &str = "\
+collect_statistics_interval = 500
+management.sample_retention_policies.global.minute = 1
+management.sample_retention_policies.basic.minute = 1
+management.sample_retention_policies.detailed.10 = 1
+vm_memory_high_watermark.relative = 0.4
+";
+/// What runs beside the node and outlives us for as long as it takes to clean up.
+const SCRIPT: &str = include_str!("node.sh");
+
+/// Where RabbitMQ is installed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Install {
+    /// The unpacked system that holds it, if it is not this one.
+    pub(super) root: Option<PathBuf>,
+    /// The directory of `rabbitmq-server` and `rabbitmqctl`, as seen inside the root.
+    pub(super) bin: PathBuf,
+}
+
+/// A node and its watchdog: see `node.sh`. All calls block. Dropping it kills the node and removes its directory.
+#[derive(Debug)]
+pub(super) struct Node {
+    install: Install,
+    dir: PathBuf,
+    environment: BTreeMap<&'static str, OsString>,
+    epmd_port: u16,
+    pub(super) amqp_port: u16,
+    pub(super) management_port: u16,
+    watchdog: Mutex<Watchdog>,
+}
+
+impl Node {
+    /// Starts one and waits until it is ready. `conf` is added to its `rabbitmq.conf`.
+    pub(super) fn start(install: &Install, conf: &str) -> Result<Self> {
+        let mut attempts = 3;
+        loop {
+            let node = Self::prepare(install, conf)?;
+            attempts -= 1;
+            match node.boot() {
+                // Somebody took a port between our look and its start.
+                Err(error) if attempts > 0 && is_taken_port(&error) => {
+                    tracing::debug!(?error, "trying other ports");
+                }
+                outcome => return outcome.map(|()| node),
+            }
+        }
+    }
+
+    fn prepare(install: &Install, conf: &str) -> Result<Self> {
+        let [amqp_port, management_port, distribution_port, epmd_port] = ports::free()?;
+        let name = format!("taskhare-{}-{:08x}", std::process::id(), fastrand::u32(..));
+        let dir = std::env::temp_dir().join(name);
+        let conf = format!(
+            "listeners.tcp.default = 127.0.0.1:{amqp_port}\n\
+             management.tcp.ip = 127.0.0.1\n\
+             management.tcp.port = {management_port}\n\
+             {CONF}\
+             {conf}\n"
+        );
+        write_files(&dir, &conf).map_err(Error::because(format!("cannot write to {}", dir.display())))?;
+        let environment = environment(install, &dir, epmd_port, distribution_port);
+        let watchdog = Watchdog::start(install, &dir, &environment)
+            .map_err(Error::because("cannot start the shell that watches the broker"))?;
+        let watchdog = Mutex::new(watchdog);
+        Ok(Self {
+            install: install.clone(),
+            dir,
+            environment,
+            epmd_port,
+            amqp_port,
+            management_port,
+            watchdog,
+        })
+    }
+
+    fn boot(&self) -> Result<()> {
+        self.ask("epmd")?;
+        let started = Instant::now();
+        while std::net::TcpStream::connect(("127.0.0.1", self.epmd_port)).is_err() {
+            if started.elapsed() > START_LIMIT / 4 {
+                return Err(Error::new(format!("epmd did not start: {}", self.tail("epmd.log"))));
+            }
+            sleep(POLL);
+        }
+        self.start_again()
+    }
+
+    /// Starts it on the data and the ports it had. Does nothing to one that runs.
+    pub(super) fn start_again(&self) -> Result<()> {
+        if !self.ask("pid")?.is_empty() {
+            return Ok(());
+        }
+        self.ask("start")?;
+        let started = Instant::now();
+        loop {
+            if std::fs::read_to_string(self.dir.join("out.log"))
+                .is_ok_and(|log| log.contains("completed with"))
+            {
+                return Ok(());
+            }
+            let ended = self.ask("pid")?.is_empty();
+            if ended || started.elapsed() > START_LIMIT {
+                let what = if ended { "ended while it started" } else { "is not ready" };
+                let seconds = started.elapsed().as_secs();
+                return Err(Error::new(format!(
+                    "rabbitmq-server {what} after {seconds} s: {}",
+                    self.tail("out.log")
+                )));
+            }
+            sleep(POLL);
+        }
+    }
+
+    /// One verb of `node.sh`; returns the pid of the node, or nothing.
+    pub(super) fn ask(&self, verb: &str) -> Result<String> {
+        let mut watchdog = self.watchdog.lock().expect("nothing panics while holding this lock");
+        watchdog.ask(verb).map_err(Error::because(format!("cannot {verb} the broker: its watchdog is gone")))
+    }
+
+    pub(super) fn rabbitmqctl(&self, args: &[String]) -> Result<String> {
+        let what = format!("rabbitmqctl {}", args.join(" "));
+        let output = script("ctl", &self.install, &self.dir, &self.environment)
+            .args(args)
+            .stdin(Stdio::null())
+            .output()
+            .map_err(Error::because(format!("cannot run {what}")))?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(Error::new(format!("{what}: {}: {}", output.status, said.trim())));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn tail(&self, log: &str) -> String {
+        let text = std::fs::read_to_string(self.dir.join(log)).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        lines[lines.len().saturating_sub(12)..].join("\n")
+    }
+}
+
+/// A shell that holds the node, and the pipe that keeps both alive.
+#[derive(Debug)]
+struct Watchdog {
+    child: Child,
+    verbs: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Watchdog {
+    fn start(
+        install: &Install,
+        dir: &Path,
+        environment: &BTreeMap<&'static str, OsString>,
+    ) -> io::Result<Self> {
+        let mut child = script("watch", install, dir, environment)
+            // Out of reach of a Ctrl-C at the terminal: it has to clean up after us.
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let verbs = child.stdin.take();
+        let answers = BufReader::new(child.stdout.take().expect("stdout was piped"));
+        Ok(Self { child, verbs, answers })
+    }
+
+    fn ask(&mut self, verb: &str) -> io::Result<String> {
+        let verbs = self.verbs.as_mut().expect("taken by drop only");
+        writeln!(verbs, "{verb}")?;
+        let mut answer = String::new();
+        match self.answers.read_line(&mut answer)? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(answer.trim().to_owned()),
+        }
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        drop(self.verbs.take());
+        // Milliseconds: it only kills. Whatever went wrong, there is nobody left to tell.
+        let _ = self.child.wait();
+    }
+}
+
+fn is_taken_port(error: &Error) -> bool {
+    let said = error.to_string();
+    ["eaddrinuse", "already_used", "already in use"].iter().any(|reason| said.contains(reason))
+}
+
+fn script(
+    mode: &str,
+    install: &Install,
+    dir: &Path,
+    environment: &BTreeMap<&'static str, OsString>,
+) -> Command {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", SCRIPT, "node.sh", mode]).arg(dir);
+    command.arg(install.root.as_deref().map_or(OsStr::new(""), Path::as_os_str)).arg(&install.bin);
+    command.env_clear().envs(environment).current_dir("/");
+    command
+}
+
+fn environment(
+    install: &Install,
+    dir: &Path,
+    epmd_port: u16,
+    distribution_port: u16,
+) -> BTreeMap<&'static str, OsString> {
+    let system = OsString::from("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    let path = std::env::var_os("PATH").filter(|_| install.root.is_none()).unwrap_or(system);
+    let loopback = "-kernel inet_dist_use_interface {127,0,0,1}";
+    // On a machine of few cores the schedulers must not spin; and quorum queues report their length more often.
+    let small = "+sbwt none +sbwtdcpu none +sbwtdio none -rabbit quorum_tick_interval 500";
+    BTreeMap::from([
+        ("PATH", path),
+        ("HOME", dir.into()),
+        ("LANG", "C.UTF-8".into()),
+        ("ERL_EPMD_ADDRESS", "127.0.0.1".into()),
+        ("ERL_EPMD_PORT", epmd_port.to_string().into()),
+        ("RABBITMQ_NODENAME", "taskhare@localhost".into()),
+        ("RABBITMQ_DIST_PORT", distribution_port.to_string().into()),
+        ("RABBITMQ_BASE", dir.into()),
+        ("RABBITMQ_MNESIA_BASE", dir.join("mnesia").into()),
+        ("RABBITMQ_LOG_BASE", dir.join("log").into()),
+        ("RABBITMQ_CONFIG_FILE", dir.join("rabbitmq.conf").into()),
+        ("RABBITMQ_CONF_ENV_FILE", dir.join("rabbitmq-env.conf").into()),
+        ("RABBITMQ_ENABLED_PLUGINS_FILE", dir.join("enabled_plugins").into()),
+        ("RABBITMQ_PID_FILE", dir.join("pid").into()),
+        ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", format!("{loopback} {small}").into()),
+        // Makes the start script exec Erlang instead of waiting for it: one process, whose pid we know.
+        ("RUNNING_UNDER_SYSTEMD", "true".into()),
+    ])
+}
+
+fn write_files(dir: &Path, conf: &str) -> io::Result<()> {
+    std::fs::DirBuilder::new().mode(0o700).create(dir)?;
+    std::fs::write(dir.join("rabbitmq.conf"), conf)?;
+    std::fs::write(dir.join("enabled_plugins"), "[rabbitmq_management].\n")?;
+    // Erlang refuses a cookie that others may read.
+    let mut cookie = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o400)
+        .open(dir.join(".erlang.cookie"))?;
+    write!(cookie, "{:032x}", fastrand::u128(..))
+}
