@@ -16,11 +16,12 @@ use testcontainers::runners::AsyncRunner;
 
 use crate::testing::error::Error;
 use crate::testing::error::Result;
+use crate::testing::node::CONF;
 use crate::testing::ports;
 
 /// How long a container may take to start, its image being there; 4 s on an idle machine. Pulling comes on top.
 const START_LIMIT: Duration = Duration::from_secs(120);
-const CONF: &str = "/etc/rabbitmq/conf.d/90-taskhare.conf";
+const CONF_FILE: &str = "/etc/rabbitmq/conf.d/90-taskhare.conf";
 
 /// A container of an image like `rabbitmq:4-management`. Dropping it removes the container. So does a shell that
 /// outlives this process, where there is a `docker` command: a static is never dropped, nor is anything at kill -9.
@@ -44,7 +45,7 @@ impl Container {
             .with_wait_for(WaitFor::message_on_stdout("Server startup complete"))
             .with_mapped_port(amqp_port, 5672.tcp())
             .with_mapped_port(management_port, 15672.tcp())
-            .with_copy_to(CONF, conf.into_bytes())
+            .with_copy_to(CONF_FILE, conf.into_bytes())
             .with_startup_timeout(START_LIMIT)
             .start()
             .await

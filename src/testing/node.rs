@@ -29,6 +29,14 @@ use crate::testing::ports;
 /// How long a node may take to start; 3 to 5 s on an idle machine.
 const START_LIMIT: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(25);
+/// Statistics younger than the usual 5 s, and a watermark that a test can rely on.
+pub(super) const CONF: &str = "\
+collect_statistics_interval = 500
+management.sample_retention_policies.global.minute = 1
+management.sample_retention_policies.basic.minute = 1
+management.sample_retention_policies.detailed.10 = 1
+vm_memory_high_watermark.relative = 0.4
+";
 /// What runs beside the node and outlives us for as long as it takes to clean up.
 const SCRIPT: &str = include_str!("node.sh");
 
@@ -56,14 +64,14 @@ pub(super) struct Node {
 impl Node {
     /// Starts one and waits until it is ready. `conf` is added to its `rabbitmq.conf`.
     pub(super) fn start(install: &Install, conf: &str) -> Result<Self> {
-        // Its ports may be taken between our look and its start.
         let mut attempts = 3;
         loop {
             let node = Self::prepare(install, conf)?;
             attempts -= 1;
             match node.boot() {
-                Err(error) if attempts > 0 => {
-                    tracing::warn!(?error, "the node did not start, trying other ports")
+                // Somebody took a port between our look and its start.
+                Err(error) if attempts > 0 && is_taken_port(&error) => {
+                    tracing::debug!(?error, "trying other ports");
                 }
                 outcome => return outcome.map(|()| node),
             }
@@ -78,8 +86,7 @@ impl Node {
             "listeners.tcp.default = 127.0.0.1:{amqp_port}\n\
              management.tcp.ip = 127.0.0.1\n\
              management.tcp.port = {management_port}\n\
-             collect_statistics_interval = 500\n\
-             vm_memory_high_watermark.relative = 0.4\n\
+             {CONF}\
              {conf}\n"
         );
         write_files(&dir, &conf).map_err(Error::because(format!("cannot write to {}", dir.display())))?;
@@ -206,6 +213,11 @@ impl Drop for Watchdog {
         // Milliseconds: it only kills. Whatever went wrong, there is nobody left to tell.
         let _ = self.child.wait();
     }
+}
+
+fn is_taken_port(error: &Error) -> bool {
+    let said = error.to_string();
+    ["eaddrinuse", "already_used", "already in use"].iter().any(|reason| said.contains(reason))
 }
 
 fn script(

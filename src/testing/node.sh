@@ -52,7 +52,12 @@ while read -r verb; do
     if [ -n "$node" ] && ! kill -0 "$node" 2>/dev/null; then node=; fi
     case $verb in
     epmd) inside epmd -port "$ERL_EPMD_PORT" -address 127.0.0.1 >"$dir/epmd.log" 2>&1 & epmd=$! ;;
-    start) inside "$bin/rabbitmq-server" >"$dir/out.log" 2>&1 & node=$! ;;
+    start)
+        # Emptied before the answer: what an earlier run said must not be taken for this one's.
+        : >"$dir/out.log"
+        inside "$bin/rabbitmq-server" >>"$dir/out.log" 2>&1 &
+        node=$!
+        ;;
     kill) end "$node"; node= ;;
     stop) stop; node= ;;
     freeze) kill -STOP "$node" ;;

@@ -28,14 +28,14 @@ const FRAME_END: u8 = 0xCE;
 const HEADERS: u16 = 1 << 13;
 
 /// One connection with one channel.
-pub struct RawClient {
+pub(crate) struct RawClient {
     stream: TcpStream,
     frame_max: usize,
 }
 
 impl RawClient {
     /// Logs in and opens channel 1.
-    pub async fn connect(url: &str) -> io::Result<Self> {
+    pub(crate) async fn connect(url: &str) -> io::Result<Self> {
         let uri = fluent_uri::Uri::parse(url).map_err(io::Error::other)?;
         let authority = uri.authority().ok_or(io::ErrorKind::InvalidInput)?;
         let login = authority.userinfo().map(|it| it.split_once(':').unwrap_or((it, it)));
@@ -62,7 +62,7 @@ impl RawClient {
     }
 
     /// Publishes with no property but `headers`, a whole table as it goes over the wire: see [`table`].
-    pub async fn publish(
+    pub(crate) async fn publish(
         &mut self,
         exchange: &str,
         key: &str,
@@ -73,7 +73,7 @@ impl RawClient {
     }
 
     /// Publishes with `properties` as they go over the wire: two bytes of flags, then what these announce.
-    pub async fn publish_raw(
+    pub(crate) async fn publish_raw(
         &mut self,
         exchange: &str,
         key: &str,
@@ -92,7 +92,7 @@ impl RawClient {
 
     /// Closes the channel: once this is `Ok`, the broker has dealt with all that was published. What the broker has
     /// against it is the error.
-    pub async fn close(mut self) -> io::Result<()> {
+    pub(crate) async fn close(mut self) -> io::Result<()> {
         let close = [&200u16.to_be_bytes()[..], &short("bye"), &[0; 4]].concat();
         self.send(1, CHANNEL_CLOSE, &close).await?;
         self.expect(CHANNEL_CLOSE_OK).await.map(drop)
@@ -131,7 +131,7 @@ impl RawClient {
 }
 
 /// A table as it goes over the wire, of fields whose names, types and values may be anything.
-pub fn table(fields: &[(&[u8], u8, &[u8])]) -> Vec<u8> {
+pub(crate) fn table(fields: &[(&[u8], u8, &[u8])]) -> Vec<u8> {
     let fields: Vec<Vec<u8>> = fields
         .iter()
         .map(|(name, kind, value)| [&[name.len() as u8], *name, &[*kind], *value].concat())
@@ -140,7 +140,7 @@ pub fn table(fields: &[(&[u8], u8, &[u8])]) -> Vec<u8> {
 }
 
 /// A long string (type `S`, also a byte array, `x`) as it goes over the wire.
-pub fn long(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn long(bytes: &[u8]) -> Vec<u8> {
     [&(bytes.len() as u32).to_be_bytes(), bytes].concat()
 }
 

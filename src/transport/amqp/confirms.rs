@@ -1,0 +1,386 @@
+//! [`Confirms`]: one channel in confirm mode, and who waits for which of its confirms.
+
+use std::collections::VecDeque;
+use std::hash::DefaultHasher;
+use std::hash::Hash;
+use std::hash::Hasher;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::time::Duration;
+
+use amqprs::Ack;
+use amqprs::BasicProperties;
+use amqprs::Cancel;
+use amqprs::CloseChannel;
+use amqprs::Nack;
+use amqprs::Return;
+use amqprs::callbacks::ChannelCallback;
+use amqprs::channel::BasicPublishArguments;
+use amqprs::channel::Channel;
+use amqprs::channel::ConfirmSelectArguments;
+use amqprs::error::Error as ClientError;
+use async_trait::async_trait;
+use futures_util::FutureExt;
+use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::transport::Publish;
+use crate::transport::amqp::declare::Closing;
+use crate::transport::amqp::properties;
+use crate::transport::amqp::refusal::Closed;
+use crate::transport::amqp::session::Failure;
+use crate::transport::amqp::session::InRuntime;
+use crate::transport::amqp::session::Session;
+use crate::transport::amqp::session::open_channel;
+use crate::transport::amqp::session::request;
+
+/// How many publishes of one channel may be without a confirm, those included whose callers have given up. Well below
+/// the client's queue of 8192 frames, so that a publish never has to wait there.
+pub(super) const MOST_UNCONFIRMED: usize = 4096;
+
+/// What became of a publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Acked,
+    Nacked,
+    Returned,
+    /// The broker closed the channel, because of this publish or another.
+    Closed(Closed),
+    /// The connection was lost.
+    Lost,
+}
+
+/// Why nothing was sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NotSent {
+    /// The channel is dead.
+    Dead,
+    /// The client's queue is full: the socket is stuck.
+    Stuck,
+}
+
+/// The unconfirmed publishes of a channel in the order of their tags. Pure.
+#[derive(Debug, Default)]
+struct Ledger {
+    /// The tag before the first pending one.
+    base: u64,
+    pending: VecDeque<Pending>,
+    is_dead: bool,
+}
+
+#[derive(Debug)]
+struct Pending {
+    /// Gone once it is settled, which may be out of order.
+    reply: Option<oneshot::Sender<Outcome>>,
+    /// Of a mandatory publish, to find it when it is returned: a return carries no tag.
+    fingerprint: Option<u64>,
+    is_returned: bool,
+}
+
+impl Ledger {
+    /// Gives the next tag to a publish.
+    fn push(&mut self, reply: oneshot::Sender<Outcome>, fingerprint: Option<u64>) {
+        self.pending.push_back(Pending { reply: Some(reply), fingerprint, is_returned: false });
+    }
+
+    /// Takes the last tag back: nothing was sent with it.
+    fn pop(&mut self) {
+        self.pending.pop_back();
+    }
+
+    /// The broker returned a message; its ack follows.
+    fn returned(&mut self, fingerprint: u64) {
+        let matches =
+            |it: &&mut Pending| it.fingerprint == Some(fingerprint) && !it.is_returned && it.reply.is_some();
+        if let Some(pending) = self.pending.iter_mut().find(matches) {
+            pending.is_returned = true;
+        }
+    }
+
+    /// The broker confirmed `tag`, or all up to it; returns how many need no memory any more.
+    fn confirmed(&mut self, tag: u64, multiple: bool, outcome: &Outcome) -> usize {
+        let Some(last) = tag.checked_sub(self.base + 1).and_then(|index| usize::try_from(index).ok()) else {
+            return 0;
+        };
+        let first = if multiple { 0 } else { last };
+        for index in first..=last {
+            let Some(pending) = self.pending.get_mut(index) else { break };
+            let outcome = if pending.is_returned { Outcome::Returned } else { outcome.clone() };
+            if let Some(reply) = pending.reply.take() {
+                // Whoever has given up has dropped the other end.
+                let _ = reply.send(outcome);
+            }
+        }
+        let before = self.pending.len();
+        while self.pending.front().is_some_and(|pending| pending.reply.is_none()) {
+            self.pending.pop_front();
+            self.base += 1;
+        }
+        before - self.pending.len()
+    }
+
+    /// The channel is gone, and nobody knows what became of the rest.
+    fn die(&mut self, outcome: &Outcome) {
+        self.is_dead = true;
+        for pending in self.pending.drain(..) {
+            if let Some(reply) = pending.reply {
+                let _ = reply.send(outcome.clone());
+            }
+        }
+    }
+}
+
+/// One channel in confirm mode.
+pub(super) struct Confirms {
+    channel: InRuntime<Channel>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// Held while a tag is given and its frame queued, so that tags follow the order on the wire; and while the channel
+    /// is declared dead, so that nothing is queued after that.
+    ledger: Mutex<Ledger>,
+    /// Room for unconfirmed publishes; closed when the channel is dead.
+    room: Semaphore,
+    dead: CancellationToken,
+}
+
+impl Shared {
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().expect("nothing panics while holding this lock")
+    }
+
+    fn confirmed(&self, tag: u64, multiple: bool, outcome: &Outcome) {
+        let freed = self.ledger().confirmed(tag, multiple, outcome);
+        self.room.add_permits(freed);
+    }
+
+    fn die(&self, outcome: &Outcome) {
+        self.ledger().die(outcome);
+        self.room.close();
+        self.dead.cancel();
+    }
+}
+
+impl Confirms {
+    /// Gives the connection up if the broker does not answer.
+    pub(super) async fn open(session: &Session) -> Result<Self, Failure> {
+        Self::open_within(session, session.request_timeout()).await
+    }
+
+    /// Waits as long as the connection lives: under an alarm the broker reads nothing, for hours perhaps.
+    pub(super) async fn open_patiently(session: &Session) -> Result<Self, Failure> {
+        Self::open_within(session, Duration::MAX).await
+    }
+
+    async fn open_within(session: &Session, limit: Duration) -> Result<Self, Failure> {
+        let shared = Arc::new(Shared {
+            ledger: Mutex::default(),
+            room: Semaphore::new(MOST_UNCONFIRMED),
+            dead: CancellationToken::new(),
+        });
+        let callback = OnChannel { shared: shared.clone(), closing: Closing::new(session.health().clone()) };
+        let client = session.client();
+        let work = async move {
+            let channel = open_channel(&client, callback).await?;
+            channel.confirm_select(ConfirmSelectArguments::default()).await?;
+            Ok(channel)
+        };
+        let channel = request(session.health(), limit, "open a channel to publish", work).await?;
+        Ok(Self { channel, shared })
+    }
+
+    /// Nobody waits for confirms any more.
+    pub(super) fn abandon(&self) {
+        self.shared.die(&Outcome::Lost);
+    }
+
+    /// Returns once the channel is dead.
+    pub(super) async fn dead(&self) {
+        self.shared.dead.cancelled().await;
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.shared.dead.is_cancelled()
+    }
+
+    /// Whether a publish would have to wait for others to be confirmed.
+    pub(super) fn is_full(&self) -> bool {
+        self.shared.room.available_permits() == 0
+    }
+
+    /// Waits for room and sends; the outcome comes later. Nothing is sent if the future is dropped.
+    pub(super) async fn send(&self, publish: &Publish) -> Result<oneshot::Receiver<Outcome>, NotSent> {
+        let room = self.shared.room.acquire().await.map_err(|_| NotSent::Dead)?;
+        let (reply, outcome) = oneshot::channel();
+        let message = &publish.message;
+        let fingerprint = publish.mandatory.then(|| {
+            let (exchange, key) = (publish.exchange.as_str(), publish.key.as_str());
+            fingerprint(exchange, key, message.id.as_deref(), message.body.len())
+        });
+        let mut arguments = BasicPublishArguments::new(publish.exchange.as_str(), publish.key.as_str());
+        arguments.mandatory = publish.mandatory;
+        let sending =
+            self.channel.basic_publish(properties::encode(message), message.body.clone(), arguments);
+        let sending = tokio::task::unconstrained(sending);
+        {
+            let mut ledger = self.shared.ledger();
+            if ledger.is_dead {
+                return Err(NotSent::Dead);
+            }
+            ledger.push(reply, fingerprint);
+            match sending.now_or_never() {
+                Some(Ok(())) => {}
+                Some(Err(_)) => {
+                    ledger.pop();
+                    return Err(NotSent::Dead);
+                }
+                None => {
+                    ledger.pop();
+                    return Err(NotSent::Stuck);
+                }
+            }
+        }
+        // Comes back when the confirm does.
+        room.forget();
+        Ok(outcome)
+    }
+}
+
+fn fingerprint(exchange: &str, key: &str, id: Option<&str>, size: usize) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (exchange, key, id, size).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Awaits nothing: it runs in the task that also hands out the confirms.
+struct OnChannel {
+    shared: Arc<Shared>,
+    closing: Closing,
+}
+
+#[async_trait]
+impl ChannelCallback for OnChannel {
+    async fn close(&mut self, _: &Channel, close: CloseChannel) -> Result<(), ClientError> {
+        // Dead before the client answers the close: a publish after that answer costs the whole connection.
+        self.shared.die(&Outcome::Closed(self.closing.note(&close)));
+        Ok(())
+    }
+
+    async fn cancel(&mut self, _: &Channel, _: Cancel) -> Result<(), ClientError> {
+        Ok(())
+    }
+
+    async fn flow(&mut self, _: &Channel, active: bool) -> Result<bool, ClientError> {
+        Ok(active)
+    }
+
+    async fn publish_ack(&mut self, _: &Channel, ack: Ack) {
+        self.shared.confirmed(ack.delivery_tag(), ack.mutiple(), &Outcome::Acked);
+    }
+
+    async fn publish_nack(&mut self, _: &Channel, nack: Nack) {
+        self.shared.confirmed(nack.delivery_tag(), nack.multiple(), &Outcome::Nacked);
+    }
+
+    async fn publish_return(
+        &mut self,
+        _: &Channel,
+        ret: Return,
+        properties: BasicProperties,
+        content: Vec<u8>,
+    ) {
+        let id = properties.message_id().map(String::as_str);
+        self.shared.ledger().returned(fingerprint(ret.exchange(), ret.routing_key(), id, content.len()));
+    }
+}
+
+impl Drop for OnChannel {
+    fn drop(&mut self) {
+        self.shared.die(&Outcome::Lost);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ledger(count: u64) -> (Ledger, Vec<oneshot::Receiver<Outcome>>) {
+        let mut ledger = Ledger::default();
+        let outcomes = (0..count)
+            .map(|id| {
+                let (reply, outcome) = oneshot::channel();
+                ledger.push(reply, Some(id));
+                outcome
+            })
+            .collect();
+        (ledger, outcomes)
+    }
+
+    #[test]
+    fn confirms_reach_their_publish_in_any_order_and_number() {
+        use Outcome::Acked;
+        use Outcome::Nacked;
+        type Step = (u64, bool, Outcome, usize);
+        // Tag, multiple, outcome, how many are forgotten; then what each of five publishes heard.
+        let table: [(Vec<Step>, [Option<Outcome>; 5]); 6] = [
+            (vec![(1, false, Acked, 1)], [Some(Acked), None, None, None, None]),
+            (vec![(3, true, Acked, 3)], [Some(Acked), Some(Acked), Some(Acked), None, None]),
+            (
+                vec![(2, false, Nacked, 0), (1, false, Acked, 2)],
+                [Some(Acked), Some(Nacked), None, None, None],
+            ),
+            (
+                vec![(4, false, Nacked, 0), (5, true, Acked, 5)],
+                [Some(Acked), Some(Acked), Some(Acked), Some(Nacked), Some(Acked)],
+            ),
+            // Tags that were never given, or are settled already.
+            (vec![(0, false, Acked, 0), (9, false, Acked, 0)], [None, None, None, None, None]),
+            (vec![(1, false, Acked, 1), (1, false, Nacked, 0)], [Some(Acked), None, None, None, None]),
+        ];
+        for (steps, expected) in table {
+            let (mut ledger, mut outcomes) = ledger(5);
+            for (tag, multiple, outcome, freed) in steps.clone() {
+                assert_eq!(ledger.confirmed(tag, multiple, &outcome), freed, "{steps:?}");
+            }
+            let heard: Vec<_> = outcomes.iter_mut().map(|outcome| outcome.try_recv().ok()).collect();
+            assert_eq!(heard, expected, "{steps:?}");
+        }
+    }
+
+    #[test]
+    fn a_returned_message_is_unroutable_once_it_is_confirmed() {
+        let (mut ledger, mut outcomes) = ledger(3);
+        ledger.returned(1);
+        ledger.returned(77);
+        assert!(outcomes[1].try_recv().is_err(), "the confirm is still to come");
+        ledger.confirmed(3, true, &Outcome::Acked);
+        let heard: Vec<_> = outcomes.iter_mut().map(|outcome| outcome.try_recv().unwrap()).collect();
+        assert_eq!(heard, [Outcome::Acked, Outcome::Returned, Outcome::Acked]);
+    }
+
+    #[test]
+    fn the_death_of_the_channel_reaches_everyone_who_waits() {
+        let (mut ledger, mut outcomes) = ledger(3);
+        ledger.confirmed(2, false, &Outcome::Acked);
+        ledger.die(&Outcome::Lost);
+        let heard: Vec<_> = outcomes.iter_mut().map(|outcome| outcome.try_recv().unwrap()).collect();
+        assert_eq!(heard, [Outcome::Lost, Outcome::Acked, Outcome::Lost]);
+        assert!(ledger.is_dead);
+    }
+
+    #[test]
+    fn a_tag_that_was_taken_back_is_given_again() {
+        let (mut ledger, mut outcomes) = ledger(1);
+        let (reply, _) = oneshot::channel();
+        ledger.push(reply, None);
+        ledger.pop();
+        let (reply, outcome) = oneshot::channel();
+        ledger.push(reply, None);
+        outcomes.push(outcome);
+        ledger.confirmed(2, false, &Outcome::Nacked);
+        assert_eq!(outcomes[1].try_recv(), Ok(Outcome::Nacked));
+    }
+}

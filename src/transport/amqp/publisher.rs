@@ -1,0 +1,234 @@
+//! [`Publisher`]: publishes until it is known what became of it, or until the caller's time is up.
+
+use std::sync::Arc;
+use std::sync::Once;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::sync::Semaphore;
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tokio::time::timeout;
+
+use crate::transport::Publish;
+use crate::transport::PublishError;
+use crate::transport::amqp::confirms::Confirms;
+use crate::transport::amqp::confirms::NotSent;
+use crate::transport::amqp::confirms::Outcome;
+use crate::transport::amqp::connection::Link;
+use crate::transport::amqp::connection::Shared;
+use crate::transport::amqp::properties;
+use crate::transport::amqp::refusal;
+use crate::transport::amqp::session::Session;
+
+/// How often the broker may close the channel over a publish before it is the publish's fault for good.
+const MOST_REFUSALS: u32 = 3;
+
+/// How long to wait for the client's queue when the socket is stuck. The loss of the connection follows soon.
+const STUCK: Duration = Duration::from_millis(20);
+
+/// One for all publishes of a broker handle.
+pub(super) struct Publisher {
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    /// Permits to wait for a confirm, held by the callers.
+    window: Semaphore,
+    channel: watch::Sender<Current>,
+    /// Nobody confirms any more, and the channel has no room.
+    full: Arc<Notify>,
+    started: Once,
+}
+
+#[derive(Clone)]
+enum Current {
+    Down,
+    Live(Arc<Confirms>),
+    Closed,
+}
+
+impl Publisher {
+    pub(super) fn new(shared: Arc<Shared>, link: Arc<Link>) -> Self {
+        Self {
+            window: Semaphore::new(shared.options.confirm_window),
+            shared,
+            link,
+            channel: watch::Sender::new(Current::Down),
+            full: Arc::default(),
+            started: Once::new(),
+        }
+    }
+
+    pub(super) async fn publish(&self, publish: &Publish, limit: Duration) -> Result<(), PublishError> {
+        properties::check(&publish.message).map_err(PublishError::Refused)?;
+        self.start();
+        let mut was_sent = false;
+        let until_known = self.until_known(publish, &mut was_sent);
+        match timeout(limit, until_known).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let last_loss = self.shared.last_loss();
+                Err(if was_sent {
+                    PublishError::Unconfirmed { waited: limit, last_loss }
+                } else {
+                    PublishError::Unavailable { waited: limit, last_loss }
+                })
+            }
+        }
+    }
+
+    async fn until_known(&self, publish: &Publish, was_sent: &mut bool) -> Result<(), PublishError> {
+        // Held until the outcome is known or the caller gives up.
+        let _permit = self.window.acquire().await.map_err(|_| PublishError::Closed)?;
+        let mut refusals = 0;
+        loop {
+            let channel = self.live_channel().await?;
+            let sent = tokio::select! {
+                biased;
+                sent = self.send(&channel, publish) => sent,
+                () = self.replaced(&channel) => continue,
+            };
+            let outcome = match sent {
+                Ok(outcome) => outcome,
+                Err(NotSent::Dead) => continue,
+                Err(NotSent::Stuck) => {
+                    sleep(STUCK).await;
+                    continue;
+                }
+            };
+            *was_sent = true;
+            match outcome.await.unwrap_or(Outcome::Lost) {
+                Outcome::Acked => return Ok(()),
+                Outcome::Nacked => return Err(PublishError::Rejected),
+                Outcome::Returned => return Err(PublishError::Unroutable),
+                Outcome::Lost => {}
+                Outcome::Closed(closed) => {
+                    let (exchange, size) = (publish.exchange.as_str(), publish.message.body.len());
+                    refusals += u32::from(refusal::blames(&closed, exchange, size));
+                    if refusals == MOST_REFUSALS {
+                        return Err(PublishError::Refused(closed.text));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn send(
+        &self,
+        channel: &Confirms,
+        publish: &Publish,
+    ) -> Result<tokio::sync::oneshot::Receiver<Outcome>, NotSent> {
+        if channel.is_full() {
+            self.full.notify_one();
+        }
+        channel.send(publish).await
+    }
+
+    async fn live_channel(&self) -> Result<Arc<Confirms>, PublishError> {
+        if let Current::Live(channel) = &*self.channel.borrow()
+            && !channel.is_dead()
+        {
+            return Ok(channel.clone());
+        }
+        let mut current = self.channel.subscribe();
+        loop {
+            match &*current.borrow_and_update() {
+                Current::Live(channel) if !channel.is_dead() => return Ok(channel.clone()),
+                Current::Closed => return Err(PublishError::Closed),
+                Current::Live(_) | Current::Down => {}
+            }
+            current.changed().await.map_err(|_| PublishError::Closed)?;
+        }
+    }
+
+    /// Returns once another channel has taken the place of `channel`.
+    async fn replaced(&self, channel: &Arc<Confirms>) {
+        let mut current = self.channel.subscribe();
+        let is_other = |it: &Current| !matches!(it, Current::Live(it) if Arc::ptr_eq(it, channel));
+        let _ = current.wait_for(is_other).await;
+    }
+
+    /// Everyone who waits, and everyone who comes, hears that it is over.
+    pub(super) fn close(&self) {
+        self.window.close();
+        if let Current::Live(channel) = self.channel.send_replace(Current::Closed) {
+            channel.abandon();
+        }
+    }
+
+    fn start(&self) {
+        self.started.call_once(|| {
+            let keeper = Keeper {
+                shared: self.shared.clone(),
+                link: self.link.clone(),
+                channel: self.channel.clone(),
+                full: self.full.clone(),
+            };
+            tokio::spawn(async move {
+                keeper.shared.closing.clone().run_until_cancelled(keeper.keep()).await;
+            });
+        });
+    }
+}
+
+/// Sees to it that there is a channel.
+struct Keeper {
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    channel: watch::Sender<Current>,
+    full: Arc<Notify>,
+}
+
+impl Keeper {
+    async fn keep(&self) {
+        let mut failures = 0;
+        while let Some(session) = self.link.session().await {
+            let opened = tokio::time::Instant::now();
+            if let Ok(channel) = Confirms::open(&session).await {
+                self.tend(&session, Arc::new(channel)).await;
+            }
+            self.put(Current::Down);
+            // Channels that die at once: somebody publishes what the broker refuses. Others should not suffer for it,
+            // so the pauses stay short.
+            failures = if opened.elapsed() > Duration::from_secs(1) { 0 } else { failures + 1 };
+            if failures > 1 && !session.health().is_lost() {
+                sleep(self.shared.options.backoff(0, fastrand::f64()).min(Duration::from_millis(100))).await;
+            }
+        }
+    }
+
+    /// Returns once the channel is dead. A full one is replaced: if only some queue has lost its majority and confirms
+    /// nothing, the others go on. Under an alarm the broker does not answer, and then nobody can do anything but wait.
+    async fn tend(&self, session: &Arc<Session>, mut channel: Arc<Confirms>) {
+        self.put(Current::Live(channel.clone()));
+        loop {
+            tokio::select! {
+                biased;
+                () = channel.dead() => return,
+                () = self.full.notified() => {}
+            }
+            if !channel.is_full() {
+                continue;
+            }
+            tokio::select! {
+                biased;
+                () = channel.dead() => return,
+                opened = Confirms::open_patiently(session) => {
+                    let Ok(next) = opened else { return };
+                    tracing::warn!("the broker confirms nothing on a full channel; publishing goes on on another");
+                    channel = Arc::new(next);
+                    self.put(Current::Live(channel.clone()));
+                }
+            }
+        }
+    }
+
+    fn put(&self, next: Current) {
+        self.channel.send_if_modified(|current| {
+            let is_open = !matches!(current, Current::Closed);
+            if is_open {
+                *current = next;
+            }
+            is_open
+        });
+    }
+}
