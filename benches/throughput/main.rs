@@ -1,6 +1,13 @@
 //! taskhare beside a raw amqprs program that gives the same guarantees: see `benches/README.md`.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, unreachable_pub, reason = "a bench")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    unreachable_pub,
+    missing_docs,
+    reason = "a bench"
+)]
 
 mod measure;
 mod ours;
@@ -31,14 +38,17 @@ struct Settings {
     rounds: usize,
     tasks: u64,
     json: bool,
+    /// For a profiler: run taskhare's side alone.
+    alone: bool,
     only: Vec<String>,
 }
 
 fn settings() -> Settings {
-    let mut settings = Settings { rounds: 5, tasks: 30_000, json: false, only: Vec::new() };
+    let mut settings = Settings { rounds: 5, tasks: 30_000, json: false, alone: false, only: Vec::new() };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
+            "--alone" => settings.alone = true,
             "--json" => settings.json = true,
             "--rounds" => settings.rounds = arguments.next().unwrap().parse().unwrap(),
             "--tasks" => settings.tasks = arguments.next().unwrap().parse().unwrap(),
@@ -55,10 +65,15 @@ async fn main() {
     let broker = TestBroker::shared().await.unwrap();
     let version = broker.management().version().await.unwrap();
     if !settings.json {
-        println!("RabbitMQ {version}, quorum queues, {} tasks, medians of {} rounds", settings.tasks, settings.rounds);
+        println!(
+            "RabbitMQ {version}, quorum queues, {} tasks, medians of {} rounds",
+            settings.tasks, settings.rounds
+        );
         println!("{}", measure::HEADING);
     }
-    for row in ["enqueue", "consume", "end-to-end", "latency"] {
+    let rows = ["enqueue", "consume", "end-to-end", "latency"];
+    assert!(settings.only.iter().all(|only| rows.contains(&only.as_str())), "rows are {rows:?}");
+    for row in rows {
         if !settings.only.is_empty() && !settings.only.iter().any(|only| only == row) {
             continue;
         }
@@ -67,6 +82,7 @@ async fn main() {
             for round in 0..settings.rounds {
                 // Who goes first takes turns.
                 for turn in [round % 2, (round + 1) % 2] {
+                    let turn = if settings.alone { 0 } else { turn };
                     let url = broker.fresh_vhost().await.unwrap();
                     let sample = match turn {
                         0 => ours::run(row, &url, size, settings.tasks).await,
@@ -75,6 +91,9 @@ async fn main() {
                     samples[turn].push(sample);
                     broker.remove_vhost(&url).await.unwrap();
                 }
+            }
+            if settings.alone {
+                samples[1] = samples[0].clone();
             }
             measure::report(row, size, &samples[0], &samples[1], settings.json);
         }

@@ -45,6 +45,9 @@ const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs the tasks of one queue.
+///
+/// What is rare (everything that publishes) is boxed, so that the future of an attempt, which is moved and allocated for
+/// each task, stays small.
 pub(super) struct Executor {
     broker: Broker,
     registry: Arc<Registry>,
@@ -87,13 +90,13 @@ impl Executor {
     pub(super) async fn run(&self, mut delivery: Delivery) -> Report {
         let envelope = match Envelope::open(std::mem::take(&mut delivery.message)) {
             Ok(envelope) => envelope,
-            Err(foreign) => return self.bury_foreign(delivery, *foreign).await,
+            Err(foreign) => return Box::pin(self.bury_foreign(delivery, *foreign)).await,
         };
         let id = Some(envelope.id);
         let Some((name, handler)) = self.registry.get(&envelope.name) else {
             let name = envelope.name.clone();
             let error = format!("no handler for tasks named {name:?}");
-            let outcome = self.bury(delivery, envelope, DeadReason::UnknownTask, &error).await;
+            let outcome = Box::pin(self.bury(delivery, envelope, DeadReason::UnknownTask, &error)).await;
             return Report { id, name: name.into(), outcome };
         };
         let unfinished = Unfinished { id: envelope.id, name, aborted: &self.aborted };
@@ -149,12 +152,14 @@ impl Executor {
         let cancelled = self.cancelled.is_cancelled();
         match settlement(failure, envelope.attempt, policy, cancelled, fastrand::f64()) {
             Settlement::Done => {
-                self.reply(&envelope, Reply::Succeeded(output)).await;
+                if envelope.reply_to.is_some() {
+                    Box::pin(self.reply(&envelope, Reply::Succeeded(output))).await;
+                }
                 delivery.ack();
                 Outcome::Succeeded
             }
-            Settlement::Retry(wait) => self.retry(delivery, envelope, wait, &error).await,
-            Settlement::DeadLetter(reason) => self.bury(delivery, envelope, reason, &error).await,
+            Settlement::Retry(wait) => Box::pin(self.retry(delivery, envelope, wait, &error)).await,
+            Settlement::DeadLetter(reason) => Box::pin(self.bury(delivery, envelope, reason, &error)).await,
             Settlement::HandBack => {
                 delivery.requeue();
                 Outcome::HandedBack

@@ -1,12 +1,13 @@
 //! [`Enqueue`] and [`EnqueueAll`], the builders that are futures, and [`Enqueued`], what they give.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::IntoFuture;
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use futures_util::stream;
+use futures_util::future::maybe_done;
 
 use super::Producer;
 use super::outputs::Expected;
@@ -123,14 +124,41 @@ impl<'a, T: Task> IntoFuture for EnqueueAll<'a, T> {
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}
+
+impl<T: Task> EnqueueAll<'_, T> {
+    /// How many are sent before others get their turn on this thread.
+    const BURST: usize = 64;
+
+    /// Keeps a window of tasks on their way, in their order. Each is sent when it enters the window; then only the
+    /// oldest is waited for, which costs less than asking all of them at each confirm.
+    async fn run(self) -> Vec<Result<Enqueued<T>>> {
         let Self { producer, tasks, options } = self;
-        Box::pin(async move {
-            let options = &options;
-            stream::iter(tasks.map(move |task| producer.send(task, options)))
-                .buffered(producer.0.window)
-                .collect()
-                .await
-        })
+        let mut results = Vec::with_capacity(tasks.size_hint().0);
+        let mut window = VecDeque::new();
+        for (index, task) in tasks.enumerate() {
+            if window.len() == producer.0.window
+                && let Some(oldest) = window.pop_front()
+            {
+                results.push(oldest.await);
+            }
+            if index % Self::BURST == 0 {
+                tokio::task::yield_now().await;
+            }
+            let mut sending = Box::pin(maybe_done(producer.send(task, &options)));
+            // Outside of tokio's budget, which would leave some of a burst unsent.
+            let _ = tokio::task::unconstrained(&mut sending).now_or_never();
+            window.push_back(async move {
+                (&mut sending).await;
+                sending.as_mut().take_output().expect("it is done, and its output is taken once")
+            });
+        }
+        for oldest in window {
+            results.push(oldest.await);
+        }
+        results
     }
 }
 
