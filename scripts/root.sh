@@ -18,6 +18,7 @@ if [ -z "${MIRROR:-}" ]; then
 fi
 [ -n "$MIRROR" ] || { echo "set MIRROR to the URL of a Debian mirror" >&2; exit 2; }
 
+rm -rf "$dir.part" # of an attempt that failed
 packages=base-files,rabbitmq-server,bash,dash,coreutils,sed,mawk,grep,findutils,hostname,procps,libc-bin,ncurses-base
 # The index of a moving suite may have expired by the clock of this machine.
 mmdebstrap --quiet --mode=root --variant=extract \
@@ -34,7 +35,8 @@ echo '127.0.0.1 localhost' > "$dir.part/etc/hosts"
 mkdir -p "$dir.part/proc" "$dir.part/dev" "$dir.part/tmp" "$dir.part/root"
 
 # Suites move on: what was asked for may not be what they hold now.
-got=$(dpkg-query --admindir="$dir.part/var/lib/dpkg" -W -f '${Version}' rabbitmq-server)
+got=$(basename "$dir.part"/usr/lib/rabbitmq/lib/rabbitmq_server-*)
+got=${got#rabbitmq_server-}
 case $got in
     "$version".*) ;;
     *) echo "$suite holds RabbitMQ $got now, not $version" >&2 ;;
