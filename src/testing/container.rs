@@ -4,6 +4,7 @@ use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
 use std::time::Duration;
+use std::time::Instant;
 
 use testcontainers::ContainerAsync;
 use testcontainers::GenericImage;
@@ -69,7 +70,15 @@ impl Container {
 
     pub(super) async fn start_again(&self) -> Result<()> {
         self.container.start().await.map_err(Error::because("cannot start the container again"))?;
-        self.rabbitmqctl(&["await_startup".to_owned()]).await.map(drop)
+        // It fails where there is no node yet, and waits for one that starts.
+        let started = Instant::now();
+        loop {
+            match self.rabbitmqctl(&["await_startup".to_owned()]).await {
+                Err(error) if started.elapsed() > START_LIMIT => return Err(error),
+                Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+                Ok(_) => return Ok(()),
+            }
+        }
     }
 
     pub(super) async fn freeze(&self) -> Result<()> {

@@ -67,30 +67,36 @@ impl Origin {
                 ))),
             };
         }
+        #[cfg(feature = "testcontainers")]
+        if let Some(image) = machine.variable("TASKHARE_TEST_IMAGE") {
+            return Ok(Self::docker(&image.to_string_lossy()));
+        }
         let home = machine.variable("RABBITMQ_HOME").map(|home| PathBuf::from(home).join("sbin"));
         let path = machine.variable("PATH").unwrap_or_default();
         let mut places = [PathBuf::from(DEBIAN)].into_iter().chain(home).chain(std::env::split_paths(&path));
         if let Some(bin) = places.find(|bin| machine.has(&bin.join("rabbitmq-server"))) {
             return Ok(Self::Installed(Install { root: None, bin }));
         }
-        Self::without_server(machine)
+        Self::without_server()
     }
 
     #[cfg(feature = "testcontainers")]
-    fn without_server(machine: &impl Machine) -> Result<Self> {
-        let image = machine.variable("TASKHARE_TEST_IMAGE");
-        let image =
-            image.map_or("rabbitmq:4-management".into(), |image| image.to_string_lossy().into_owned());
+    fn docker(image: &str) -> Self {
         // A colon before the last slash is a registry's port.
         let (image, tag) = match image.rsplit_once(':') {
-            Some((image, tag)) if !tag.contains('/') => (image.to_owned(), tag.to_owned()),
-            _ => (image, "latest".to_owned()),
+            Some((image, tag)) if !tag.contains('/') => (image, tag),
+            _ => (image, "latest"),
         };
-        Ok(Self::Docker { image, tag })
+        Self::Docker { image: image.to_owned(), tag: tag.to_owned() }
+    }
+
+    #[cfg(feature = "testcontainers")]
+    fn without_server() -> Result<Self> {
+        Ok(Self::docker("rabbitmq:4-management"))
     }
 
     #[cfg(not(feature = "testcontainers"))]
-    fn without_server(_: &impl Machine) -> Result<Self> {
+    fn without_server() -> Result<Self> {
         Err(Error::new(format!(
             "no RabbitMQ to test with: install one (Debian and Ubuntu: `apt-get install rabbitmq-server`; macOS: \
              `brew install rabbitmq`), which is looked for in {DEBIAN}, $RABBITMQ_HOME/sbin and $PATH; or set \
@@ -176,18 +182,16 @@ mod tests {
 
     #[cfg(feature = "testcontainers")]
     #[test]
-    fn where_there_is_no_server_docker_has_an_image() {
+    fn docker_is_the_last_resort_unless_an_image_is_named() {
+        let named = |image, tag| Origin::Docker { image: String::from(image), tag: String::from(tag) };
+        let last_resort = Origin::shared(&machine([], &[])).unwrap();
+        assert_eq!(last_resort, named("rabbitmq", "4-management"));
         let cases = [
-            ("", "rabbitmq", "4-management"),
-            ("rabbitmq:3-management", "rabbitmq", "3-management"),
-            ("localhost:5000/rabbitmq", "localhost:5000/rabbitmq", "latest"),
+            ("rabbitmq:3-management", named("rabbitmq", "3-management")),
+            ("localhost:5000/rabbitmq", named("localhost:5000/rabbitmq", "latest")),
         ];
-        for (variable, image, tag) in cases {
-            let machine = match variable {
-                "" => Fake { variables: HashMap::new(), files: Vec::new() },
-                _ => machine([("TASKHARE_TEST_IMAGE", variable)], &[]),
-            };
-            let docker = Origin::Docker { image: image.into(), tag: tag.into() };
+        for (image, docker) in cases {
+            let machine = machine([("TASKHARE_TEST_IMAGE", image)], &[SERVER]);
             assert_eq!(Origin::shared(&machine).unwrap(), docker);
         }
     }
