@@ -124,7 +124,11 @@ pub(crate) fn expiring(body: &str, expiration: Duration) -> Message {
 }
 
 /// Publishes, mandatory, to `route`.
-pub(crate) async fn try_publish(broker: &Broker, route: &Route, message: Message) -> Result<(), PublishError> {
+pub(crate) async fn try_publish(
+    broker: &Broker,
+    route: &Route,
+    message: Message,
+) -> Result<(), PublishError> {
     let (exchange, key) = (route.exchange.clone(), route.key.clone());
     within(broker.publish(Publish { exchange, key, mandatory: true, message }, LIMIT)).await
 }
