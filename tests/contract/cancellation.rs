@@ -127,7 +127,9 @@ async fn a_close_of_a_subscription_may_be_dropped(broker: &Broker) {
         drop(held);
         depth_becomes(broker, &route.queue, 2).await;
         let mut other = subscribe(broker, &route.queue, 2).await;
-        assert_eq!(consume(&mut other, 2).await, ["a", "b"], "after {polls} polls");
+        // In order only if it was closed to the end.
+        let got = BTreeSet::from_iter(consume(&mut other, 2).await);
+        assert_eq!(got, BTreeSet::from(["a".into(), "b".into()]), "after {polls} polls");
     }
 }
 

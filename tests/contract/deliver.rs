@@ -200,7 +200,8 @@ async fn every_type_of_header_arrives_as_published(broker: &Broker) {
         headers.insert(name, value);
     }
     headers.insert("float", Value::Float(-1234.5e-10));
-    headers.insert("infinite", Value::Float(f64::INFINITY));
+    // Finite: RabbitMQ drops a connection that sends it another.
+    headers.insert("largest float", Value::Float(f64::MAX));
     headers.insert("text", "Grüße, 世界 🐇");
     headers.insert("empty text", "");
     headers.insert("long text", "x".repeat(5_000));
