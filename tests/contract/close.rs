@@ -34,8 +34,10 @@ async fn a_subscription_made_before_ends(broker: &Broker) {
     let mut subscription = subscribe(broker, &route.queue, 1).await;
     within(broker.close()).await;
     // Whatever had arrived may still come, and then the end.
-    let ended = async { while subscription.next().await.is_some() {} };
-    within(ended).await;
+    let mut held = Vec::new();
+    while let Some(delivery) = within(subscription.next()).await {
+        held.push(delivery);
+    }
     within(subscription.cancel()).await;
     within(subscription.close()).await;
 }
