@@ -12,11 +12,10 @@ use std::path::Path;
 /// Bottom to top. A module may name only modules in layers below its own, or in its own folder.
 const LAYERS: &[&[&str]] = &[
     &["error"],
-    &["name", "message", "clock", "lane"],
-    &["topology"],
+    &["name", "message", "clock", "lane", "task", "outcome", "retry"],
+    &["topology", "handler", "envelope", "reply"],
     &["transport"],
     &["transport::in_process", "transport::amqp"],
-    &["task", "handler", "envelope", "retry", "shutdown"],
     &["broker"],
     &["producer", "consumer"],
     &["testing"],

@@ -19,7 +19,7 @@ macro_rules! on_every_transport {
         }
 
         // Until the harness and the amqp transport are here: `any()` is never true.
-        #[cfg(all(feature = "testing", any()))]
+        #[cfg(feature = "testing")]
         mod rabbitmq {
             $(
                 #[tokio::test(flavor = "multi_thread")]

@@ -48,7 +48,7 @@ pub(crate) fn in_process() -> Broker {
 
 /// RabbitMQ, in a virtual host of its own.
 // Until the harness and the amqp transport are here: `any()` is never true.
-#[cfg(all(feature = "testing", any()))]
+#[cfg(feature = "testing")]
 pub(crate) async fn rabbitmq() -> Broker {
     use taskhare::testing::TestBroker;
     use taskhare::transport::amqp::Amqp;
