@@ -44,7 +44,7 @@ async fn a_publish_may_be_dropped(broker: &Broker) {
     for polls in 0..POLLS {
         let (exchange, key) = (route.exchange.clone(), route.key.clone());
         let dropped = Publish { exchange, key, mandatory: true, message: message("dropped") };
-        let outcome = abandon(broker.publish(dropped, LIMIT), polls).await;
+        let outcome = abandon(broker.publish(&dropped, LIMIT), polls).await;
         publish(broker, &route, message("whole")).await;
         let mut got = consume(&mut subscription, 1).await;
         // The dropped one may have been published, and has been if it said so.

@@ -52,7 +52,7 @@ async fn what_need_not_arrive_is_fine_without_a_queue(broker: &Broker) {
     let route = open(broker, queue(QUORUM)).await;
     let (exchange, key) = (route.exchange, unique("nowhere"));
     let publish = Publish { exchange, key, mandatory: false, message: message("a") };
-    assert_eq!(within(broker.publish(publish, LIMIT)).await, Ok(()));
+    assert_eq!(within(broker.publish(&publish, LIMIT)).await, Ok(()));
 }
 
 async fn what_no_exchange_takes_is_refused(broker: &Broker) {

@@ -135,7 +135,7 @@ pub(crate) async fn try_publish(
     message: Message,
 ) -> Result<(), PublishError> {
     let (exchange, key) = (route.exchange.clone(), route.key.clone());
-    within(broker.publish(Publish { exchange, key, mandatory: true, message }, LIMIT)).await
+    within(broker.publish(&Publish { exchange, key, mandatory: true, message }, LIMIT)).await
 }
 
 pub(crate) async fn publish(broker: &Broker, route: &Route, message: Message) {

@@ -77,9 +77,9 @@ impl Transport for InProcess {
     }
 
     /// Confirms at once; needs no timeout.
-    async fn publish(&self, publish: Publish, _timeout: Duration) -> Result<(), PublishError> {
+    async fn publish(&self, publish: &Publish, _timeout: Duration) -> Result<(), PublishError> {
         tokio::task::consume_budget().await;
-        self.0.change(|state, now| state.publish(publish, now))
+        self.0.change(|state, now| state.publish(publish.clone(), now))
     }
 
     async fn subscribe(&self, subscribe: Subscribe) -> Result<Box<dyn Subscription>> {
@@ -202,7 +202,7 @@ mod tests {
     async fn publish(broker: &InProcess, queue: &str, body: &str, expiration: Option<Duration>) {
         let message = Message { body: body.into(), expiration, ..Message::default() };
         let publish = Publish { exchange: name("x"), key: name(queue), mandatory: true, message };
-        broker.publish(publish, Duration::ZERO).await.unwrap();
+        broker.publish(&publish, Duration::ZERO).await.unwrap();
     }
 
     async fn reject(broker: &InProcess, queue: &str) {
