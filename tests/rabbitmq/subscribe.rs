@@ -205,14 +205,10 @@ async fn declaring_otherwise_is_a_conflict_that_names_both_values() {
     lab.amqp.declare(&bound(limited.clone())).await.unwrap();
     lab.amqp.declare(&bound(limited.clone())).await.unwrap();
     type Change = fn(&mut Queue);
-    let table: [(Change, &str); 5] = [
+    let table: [(Change, &str); 4] = [
         (
             |it| it.kind = QueueKind::Quorum { group_size: 3, delivery_limit: 5 },
             "queue 'limited' exists with x-delivery-limit = 20, and 5 was asked for",
-        ),
-        (
-            |it| it.kind = QueueKind::Classic,
-            "queue 'limited' exists with x-queue-type = quorum, and classic was asked for",
         ),
         (
             |it| it.single_active_consumer = true,
@@ -233,6 +229,9 @@ async fn declaring_otherwise_is_a_conflict_that_names_both_values() {
         let error = lab.amqp.declare(&bound(other)).await.unwrap_err();
         assert_eq!(error.to_string(), expected);
     }
+    // Which of the arguments that differ is named depends on the version.
+    let error = lab.amqp.declare(&queue("limited", QueueKind::Classic)).await.unwrap_err();
+    assert!(matches!(error, taskhare::Error::TopologyConflict { .. }), "{error:?}");
     let topic = Exchange { name: name("tasks"), kind: ExchangeKind::Topic, alternate: None };
     let error =
         lab.amqp.declare(&Topology { exchanges: vec![topic], ..Topology::default() }).await.unwrap_err();

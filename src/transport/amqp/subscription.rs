@@ -47,9 +47,13 @@ use crate::transport::amqp::session::open_channel;
 use crate::transport::amqp::settle::Outstanding;
 use crate::transport::amqp::settle::Settler;
 
-/// After so many channels that died without having settled anything, deliveries come one at a time: if one of them
-/// kills the connection, because the client library cannot decode it, only that one uses up its delivery limit.
+/// After so many channels that died young in a row, deliveries come one at a time: if one of them kills the connection,
+/// because the client library cannot decode it, then only that one uses up its delivery limit. This lasts until as many
+/// are settled as came at once before, the killer among them.
 const PROBATION_AFTER: u32 = 3;
+
+/// A channel that died before this died young.
+const YOUNG: Duration = Duration::from_secs(5);
 
 /// A channel that lived so long is fine, whatever it did.
 const PROVEN: Duration = Duration::from_secs(30);
@@ -77,6 +81,8 @@ struct Live {
     since: Instant,
     /// On probation, when that ends at the latest.
     probation: Option<Pin<Box<Sleep>>>,
+    /// It was on probation and is not any more.
+    is_restored: bool,
     /// The same channel with the full prefetch, on its way.
     upgrade: Option<JoinHandle<Option<(String, Messages)>>>,
 }
@@ -91,7 +97,7 @@ enum Stage {
 pub(super) struct Consumer {
     source: Arc<Source>,
     stage: Stage,
-    /// How many channels in a row died without having settled anything.
+    /// How many channels in a row died young, or without having settled anything.
     deaths: u32,
     runtime: Handle,
 }
@@ -128,8 +134,8 @@ impl Consumer {
 
     /// The channel has ended by itself; another one takes its place.
     fn replace(&mut self, live: Box<Live>) {
-        let was_useful = live.settler.settled_any() || live.since.elapsed() > PROVEN;
-        self.deaths = if was_useful { 0 } else { self.deaths + 1 };
+        let before = if live.is_restored { 0 } else { self.deaths };
+        self.deaths = deaths(before, live.since.elapsed(), live.settler.settled());
         let (source, deaths) = (self.source.clone(), self.deaths);
         let stop = source.stop.clone();
         self.stage = Stage::Connecting(tokio::spawn(async move {
@@ -255,10 +261,12 @@ impl Live {
     /// Back to the full prefetch, on the same channel: what is handed out stays ours.
     fn poll_probation(&mut self, subscribe: &Subscribe, cx: &mut Context<'_>) {
         let Some(end) = &mut self.probation else { return };
-        if !self.settler.settled_any() && end.as_mut().poll(cx).is_pending() {
+        let is_through = self.settler.settled() >= usize::from(subscribe.prefetch);
+        if !is_through && end.as_mut().poll(cx).is_pending() {
             return;
         }
         self.probation = None;
+        self.is_restored = true;
         let (session, settler, old) = (self.session.clone(), self.settler.clone(), self.tag.clone());
         let (subscribe, prefetch) = (subscribe.clone(), subscribe.prefetch.max(1));
         self.upgrade = Some(tokio::spawn(async move {
@@ -283,6 +291,12 @@ impl Live {
             }
         }
     }
+}
+
+/// How many channels in a row have died early, now that another has.
+fn deaths(before: u32, age: Duration, settled: usize) -> u32 {
+    let was_useful = age > PROVEN || (age > YOUNG && settled > 0);
+    if was_useful { 0 } else { before.saturating_add(1) }
 }
 
 fn consume_arguments(subscribe: &Subscribe) -> BasicConsumeArguments {
@@ -352,7 +366,16 @@ impl Source {
                 let settler =
                     Settler::new(channel, outstanding, &self.shared.settling, self.shared.closing.clone());
                 let since = Instant::now();
-                Ok(Live { session, settler, messages, tag, since, probation: None, upgrade: None })
+                Ok(Live {
+                    session,
+                    settler,
+                    messages,
+                    tag,
+                    since,
+                    probation: None,
+                    is_restored: false,
+                    upgrade: None,
+                })
             }
             Err(Failure::Lost(why)) => Err(StartError::Lost(why)),
             Err(Failure::Refused(why)) => {
@@ -399,5 +422,27 @@ impl ChannelCallback for OnChannel {
 impl Drop for OnChannel {
     fn drop(&mut self) {
         self.outstanding.die();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channels_that_die_young_are_counted() {
+        let table = [
+            (0, 0, 0, 1),
+            (2, 1, 0, 3),
+            (2, 1, 9, 3),
+            (2, 6, 0, 3),
+            (2, 6, 1, 0),
+            (2, 31, 0, 0),
+            (u32::MAX, 0, 0, u32::MAX),
+        ];
+        for (before, seconds, settled, expected) in table {
+            let found = deaths(before, Duration::from_secs(seconds), settled);
+            assert_eq!(found, expected, "{before} {seconds} {settled}");
+        }
     }
 }
