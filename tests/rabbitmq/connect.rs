@@ -100,7 +100,7 @@ async fn impostor(product: &str, version: &str) -> String {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut buffer = [0; 4096];
         for answer in [start, tune, open_ok] {
-            stream.read(&mut buffer).await.unwrap();
+            assert!(stream.read(&mut buffer).await.unwrap() > 0);
             stream.write_all(&answer).await.unwrap();
         }
         // Until the other side hangs up.

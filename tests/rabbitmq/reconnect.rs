@@ -268,6 +268,29 @@ async fn under_an_alarm_publishes_fail_by_their_timeout_and_nothing_grows() {
     lab.publish_all(1000).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_confirms_nothing_does_not_stop_publishing_to_others() {
+    let broker = TestBroker::start().await.unwrap();
+    let lab = Lab::on(&broker).await;
+    lab.amqp.declare(&queue("stuck", QUORUM)).await.unwrap();
+    // As if it had lost its majority.
+    let each = |call: &str| {
+        format!("[sys:{call}(N) || N <- registered(), lists:suffix(\"_stuck\", atom_to_list(N))].")
+    };
+    let suspended = broker.rabbitmqctl(["eval".to_owned(), each("suspend")]).await.unwrap();
+    assert_eq!(suspended.trim(), "[ok]");
+    for _ in 0..9 {
+        let all = (0..512).map(|_| lab.amqp.publish(publish("stuck", "x"), Duration::from_millis(200)));
+        for outcome in futures_util::future::join_all(all).await {
+            assert!(outcome.is_err());
+        }
+        lab.publish("flows").await;
+    }
+    lab.publish_all(1000).await;
+    broker.rabbitmqctl(["eval".to_owned(), each("resume")]).await.unwrap();
+    lab.amqp.publish(publish("stuck", "after"), PATIENCE).await.unwrap();
+}
+
 fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();

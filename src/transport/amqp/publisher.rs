@@ -155,6 +155,11 @@ impl Publisher {
         }
     }
 
+    /// Whether anything was ever published.
+    pub(super) fn is_started(&self) -> bool {
+        self.started.is_completed()
+    }
+
     fn start(&self) {
         self.started.call_once(|| {
             let keeper = Keeper {

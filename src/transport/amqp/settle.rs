@@ -329,7 +329,8 @@ mod tests {
 
     #[test]
     fn what_lies_before_the_oldest_delivery_out_goes_in_one_frame() {
-        let table: [(u64, &[u64], &[u64], Vec<Frame>); 9] = [
+        type Row = (u64, &'static [u64], &'static [u64], Vec<Frame>);
+        let table: [Row; 9] = [
             (3, &[], &[], vec![]),
             (3, &[1], &[], vec![AckUpTo(1)]),
             (3, &[2, 1], &[], vec![AckUpTo(2)]),

@@ -138,7 +138,7 @@ impl Consumer {
         self.deaths = deaths(before, live.since.elapsed(), live.settler.settled());
         let (source, deaths) = (self.source.clone(), self.deaths);
         let stop = source.stop.clone();
-        self.stage = Stage::Connecting(tokio::spawn(async move {
+        self.stage = Stage::Connecting(self.runtime.spawn(async move {
             retire(live).await;
             stop.run_until_cancelled(source.again(deaths)).await.flatten().map(Box::new)
         }));
@@ -159,17 +159,19 @@ impl Subscription for Consumer {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
         loop {
             match &mut self.stage {
-                Stage::Live(live) => match ready!(live.poll_next(&self.source.subscribe, cx)) {
-                    Some(delivery) => return Poll::Ready(Some(delivery)),
-                    None if self.source.stop.is_cancelled() && !live.settler.is_stale() => {
-                        // Cancelled: what was handed out can still be settled, so the channel stays.
-                        return Poll::Ready(None);
+                Stage::Live(live) => {
+                    match ready!(live.poll_next(&self.source.subscribe, &self.runtime, cx)) {
+                        Some(delivery) => return Poll::Ready(Some(delivery)),
+                        None if self.source.stop.is_cancelled() && !live.settler.is_stale() => {
+                            // Cancelled: what was handed out can still be settled, so the channel stays.
+                            return Poll::Ready(None);
+                        }
+                        None => match std::mem::replace(&mut self.stage, Stage::Ended) {
+                            Stage::Live(live) => self.replace(live),
+                            other => self.stage = other,
+                        },
                     }
-                    None => match std::mem::replace(&mut self.stage, Stage::Ended) {
-                        Stage::Live(live) => self.replace(live),
-                        other => self.stage = other,
-                    },
-                },
+                }
                 Stage::Connecting(next) => match ready!(Pin::new(next).poll(cx)) {
                     Ok(Some(live)) => self.stage = Stage::Live(live),
                     Ok(None) | Err(_) => self.stage = Stage::Ended,
@@ -218,8 +220,13 @@ async fn retire(mut live: Box<Live>) {
 }
 
 impl Live {
-    fn poll_next(&mut self, subscribe: &Subscribe, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
-        self.poll_probation(subscribe, cx);
+    fn poll_next(
+        &mut self,
+        subscribe: &Subscribe,
+        runtime: &Handle,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Delivery>> {
+        self.poll_probation(subscribe, runtime, cx);
         loop {
             match self.messages.poll_recv(cx) {
                 // The broker has taken back, or will, what was not handed out: settling it would do nothing.
@@ -259,7 +266,7 @@ impl Live {
     }
 
     /// Back to the full prefetch, on the same channel: what is handed out stays ours.
-    fn poll_probation(&mut self, subscribe: &Subscribe, cx: &mut Context<'_>) {
+    fn poll_probation(&mut self, subscribe: &Subscribe, runtime: &Handle, cx: &mut Context<'_>) {
         let Some(end) = &mut self.probation else { return };
         let is_through = self.settler.settled() >= usize::from(subscribe.prefetch);
         if !is_through && end.as_mut().poll(cx).is_pending() {
@@ -269,7 +276,7 @@ impl Live {
         self.is_restored = true;
         let (session, settler, old) = (self.session.clone(), self.settler.clone(), self.tag.clone());
         let (subscribe, prefetch) = (subscribe.clone(), subscribe.prefetch.max(1));
-        self.upgrade = Some(tokio::spawn(async move {
+        self.upgrade = Some(runtime.spawn(async move {
             settler.set_prefetch(prefetch);
             let work = async move {
                 let channel = settler.channel();
@@ -300,8 +307,9 @@ fn deaths(before: u32, age: Duration, settled: usize) -> u32 {
 }
 
 fn consume_arguments(subscribe: &Subscribe) -> BasicConsumeArguments {
-    let end = subscribe.tag.floor_char_boundary(LONGEST_TAG);
-    let tag = format!("{}-{:08x}", &subscribe.tag[..end], fastrand::u32(..));
+    let is_too_long = subscribe.tag.len() > LONGEST_TAG;
+    let own = if is_too_long { "taskhare" } else { &subscribe.tag };
+    let tag = format!("{own}-{:08x}", fastrand::u32(..));
     BasicConsumeArguments::new(subscribe.queue.as_str(), &tag)
 }
 
