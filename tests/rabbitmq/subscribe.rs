@@ -52,7 +52,8 @@ async fn each_settlement_does_what_it_says() {
     for _ in 0..2 {
         let delivery = next(&mut work).await;
         assert!(delivery.redelivered);
-        assert_eq!(delivery.returned, 1);
+        // Since 4.3 a requeue is no failure.
+        assert!(delivery.returned <= 1, "{delivery:?}");
         back.insert(id(&delivery).to_owned());
         delivery.ack();
     }
@@ -68,13 +69,14 @@ async fn a_message_returned_too_often_is_dead_lettered() {
     let kind = QueueKind::Quorum { group_size: 1, delivery_limit: 2 };
     lab.amqp.declare(&with_dead_letters(Queue::new(name("work"), kind))).await.unwrap();
     lab.amqp.publish(publish("work", "x"), PATIENCE).await.unwrap();
-    let mut work = lab.amqp.subscribe(subscribe("work", 1)).await.unwrap();
-    let mut dead = lab.amqp.subscribe(subscribe("dead", 1)).await.unwrap();
     for returned in 0..3 {
+        let mut work = lab.amqp.subscribe(subscribe("work", 1)).await.unwrap();
         let delivery = next(&mut work).await;
         assert_eq!(delivery.returned, returned);
-        delivery.requeue();
+        // As if the process had died. A requeue would count too, before 4.3.
+        work.close().await;
     }
+    let mut dead = lab.amqp.subscribe(subscribe("dead", 1)).await.unwrap();
     let delivery = next(&mut dead).await;
     assert_eq!(id(&delivery), "x");
     delivery.ack();
