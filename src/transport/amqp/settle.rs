@@ -48,8 +48,6 @@ struct Acks {
     /// Acked and not yet sent.
     finished: Vec<u64>,
     batch: usize,
-    /// Nothing is at hand: the subscriber waits for the next delivery.
-    idle: bool,
 }
 
 /// A quarter, so that the broker never runs out of room to deliver into.
@@ -60,11 +58,10 @@ fn batch(prefetch: u16) -> usize {
 impl Acks {
     fn new(prefetch: u16) -> Self {
         let batch = batch(prefetch);
-        Self { out: VecDeque::new(), finished: Vec::with_capacity(batch), batch, idle: false }
+        Self { out: VecDeque::new(), finished: Vec::with_capacity(batch), batch }
     }
 
     fn delivered(&mut self, tag: u64) {
-        self.idle = false;
         self.out.push_back(tag);
     }
 
@@ -78,13 +75,10 @@ impl Acks {
         true
     }
 
-    /// What should be sent now: a full batch, or everything if nothing more can join it.
+    /// What should be sent now: a full batch. Not less when nothing is out: the broker delivers in bursts, and an ack
+    /// after each of them costs a quorum queue a good part of its throughput.
     fn due(&self) -> Vec<Frame> {
-        if self.finished.len() >= self.batch || (self.idle && self.out.is_empty()) {
-            self.all()
-        } else {
-            Vec::new()
-        }
+        if self.finished.len() >= self.batch { self.all() } else { Vec::new() }
     }
 
     /// What can be sent: what lies before the oldest delivery still out in one frame, the rest singly.
@@ -185,16 +179,6 @@ impl Settler {
     /// `tag` is handed out.
     pub(super) fn delivered(&self, tag: u64) {
         self.outstanding.state().acks.delivered(tag);
-    }
-
-    /// Nothing is at hand to be handed out.
-    pub(super) fn idle(&self) {
-        let mut state = self.outstanding.state();
-        if !state.acks.idle {
-            state.acks.idle = true;
-            let frames = state.acks.due();
-            self.send(&mut state, &frames);
-        }
     }
 
     /// Sends everything that can be sent, and nothing afterwards.
@@ -365,17 +349,6 @@ mod tests {
             acks.settled(batch, Settlement::Ack);
             assert_eq!(acks.due(), [AckUpTo(batch)], "{prefetch}");
         }
-    }
-
-    #[test]
-    fn nothing_lingers_when_nothing_can_join_it() {
-        let mut acks = acks(256, 2, &[1], &[]);
-        acks.idle = true;
-        assert_eq!(acks.due(), [], "2 is still out");
-        acks.settled(2, Settlement::Ack);
-        assert_eq!(acks.due(), [AckUpTo(2)]);
-        acks.delivered(3);
-        assert!(!acks.idle);
     }
 
     #[test]
