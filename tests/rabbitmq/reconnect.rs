@@ -164,6 +164,30 @@ async fn a_queue_deleted_under_its_consumer_is_declared_and_consumed_again() {
 }
 
 #[tokio::test]
+async fn a_delivery_held_longer_than_the_broker_allows_comes_again_and_others_go_on() {
+    let broker = TestBroker::start().await.unwrap();
+    for (setting, millis) in [("consumer_timeout", 1000), ("channel_tick_interval", 500)] {
+        let set = format!("application:set_env(rabbit, {setting}, {millis}).");
+        broker.rabbitmqctl(["eval".to_owned(), set]).await.unwrap();
+    }
+    let lab = Lab::on(&broker).await;
+    let mut subscription = lab.subscribe(10).await;
+    lab.publish("slow").await;
+    // Up to 4.2 the broker closes the channel; since 4.3 it cancels the consumer, and the channel must be closed.
+    let held = next(&mut subscription).await;
+    let again = next(&mut subscription).await;
+    assert_eq!((id(&again), again.redelivered), ("slow", true));
+    held.ack();
+    again.ack();
+    lab.publish("after").await;
+    let delivery = next(&mut subscription).await;
+    assert_eq!(id(&delivery), "after");
+    delivery.ack();
+    subscription.close().await;
+    assert_eq!(lab.depth("q").await, 0);
+}
+
+#[tokio::test]
 async fn everything_is_declared_again_on_a_broker_that_forgot_it() {
     let lab = Lab::new().await;
     let broker = TestBroker::shared().await.unwrap();

@@ -6,8 +6,8 @@
 //!         └─ subscription ── settle (a channel) ┴─ Link "consume" ── Session ── …
 //! ```
 //!
-//! [`session`] keeps away what the client library does not survive, [`connection`] makes connections anew for ever,
-//! [`confirms`] and [`settle`] hold the two hot paths, [`refusal`] reads what the broker says.
+//! `session` keeps away what the client library does not survive, `connection` makes connections anew for ever,
+//! `confirms` and `settle` hold the two hot paths, `refusal` reads what the broker says.
 
 mod acks;
 mod confirms;
