@@ -36,13 +36,9 @@ impl Dispatcher {
                 let Some(delivery) = self.intake.next().await else {
                     return;
                 };
-                let executor = self.executor.clone();
                 while running.try_join_next().is_some() {}
-                running.spawn(async move {
-                    let report = executor.run(delivery).await;
-                    drop(slot);
-                    report
-                });
+                let attempt = self.executor.clone().run(delivery, slot);
+                running.spawn(attempt);
             }
         };
         tokio::select! {
@@ -68,7 +64,7 @@ fn unstarted_entry(delivery: &Delivery) -> ShutdownEntry {
     let message = &delivery.message;
     ShutdownEntry {
         id: message.id.as_deref().and_then(|id| id.parse().ok()),
-        name: message.kind.clone().unwrap_or_default().into(),
+        name: message.kind.clone().unwrap_or_default(),
         fate: Fate::Unstarted,
     }
 }
