@@ -74,11 +74,6 @@ impl fmt::Display for Account {
             self.done(),
             self.repeats(),
             self.redelivered()
-        )?;
-        let lost = self.lost();
-        if !lost.is_empty() {
-            write!(f, ", {} not done yet: {:?}…", lost.len(), &lost[..lost.len().min(20)])?;
-        }
-        Ok(())
+        )
     }
 }

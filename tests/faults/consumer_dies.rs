@@ -3,13 +3,15 @@
 use taskhare::testing::Result;
 use taskhare::testing::TestBroker;
 
+use crate::run::FAST;
 use crate::run::Run;
 use crate::worker::PREFETCH;
 
 /// Each kill gives back what the consumer had and had not settled: at most its prefetch.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_that_is_killed_three_times_loses_nothing_and_repeats_at_most_its_prefetch() -> Result<()> {
-    let run = Run::new(TestBroker::shared().await?).await;
+async fn a_consumer_that_is_killed_three_times_loses_nothing_and_repeats_at_most_its_prefetch() -> Result<()>
+{
+    let run = Run::new(TestBroker::shared().await?, FAST).await;
     let producer = run.producer();
     let mut consumer = run.consumer();
     for quarter in 1..=3 {

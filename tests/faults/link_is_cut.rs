@@ -5,14 +5,14 @@ use taskhare::testing::Proxy;
 use taskhare::testing::Result;
 use taskhare::testing::TestBroker;
 
+use crate::run::FAST;
 use crate::run::Run;
-use crate::worker::IN_FLIGHT;
 use crate::worker::PREFETCH;
 
 /// Only heartbeats can tell. One loss of all connections, then, as when the broker restarts.
 #[tokio::test(flavor = "multi_thread")]
 async fn tasks_survive_a_link_that_is_silently_cut() -> Result<()> {
-    let mut run = Run::new(TestBroker::shared().await?).await;
+    let mut run = Run::new(TestBroker::shared().await?, FAST).await;
     let proxy = Proxy::start(&run.url).await?;
     run.url = format!("{}?heartbeat=2", proxy.url(&run.url)?);
     let (producer, consumer) = (run.producer(), run.consumer());
@@ -26,6 +26,6 @@ async fn tasks_survive_a_link_that_is_silently_cut() -> Result<()> {
     run.note("the link is whole again");
     let account = run.finish(Some(producer), consumer).await;
     assert!(account.redelivered() <= usize::from(PREFETCH), "{account}");
-    assert!(account.repeats() <= usize::from(PREFETCH) + IN_FLIGHT, "{account}");
+    assert!(account.repeats() <= usize::from(PREFETCH) + FAST.enqueued, "{account}");
     Ok(())
 }

@@ -28,11 +28,12 @@ pub struct Process {
 
 impl Process {
     /// A `producer` or a `consumer`.
-    pub fn start(role: &'static str, url: &str, account: &watch::Sender<Account>) -> Self {
+    pub fn start(role: &'static str, at_a_time: usize, url: &str, account: &watch::Sender<Account>) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "worker::process", "--ignored", "--nocapture"])
             .env(worker::ROLE, role)
             .env(worker::URL, url)
+            .env(worker::AT_A_TIME, at_a_time.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

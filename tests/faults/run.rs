@@ -19,12 +19,28 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// These tests are busy: one at a time.
 static ALONE: Mutex<()> = Mutex::const_new(());
 
+/// How many tasks are under way at a time.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// Enqueued and not yet confirmed.
+    pub enqueued: usize,
+    /// Run by the consumer.
+    pub running: usize,
+}
+
+/// As fast as it goes: all is done in some seconds.
+pub const FAST: Pace = Pace { enqueued: 256, running: 64 };
+
+/// Slow enough for ten faults: 2000 tasks a second at most, on any machine, and a consumer that has a backlog.
+pub const SLOW: Pace = Pace { enqueued: 16, running: 4 };
+
 /// A fault test in its course.
 pub struct Run<'a> {
     pub broker: &'a TestBroker,
     pub vhost: String,
     /// What the processes connect to.
     pub url: String,
+    pace: Pace,
     account: watch::Sender<Account>,
     started: Instant,
     _alone: MutexGuard<'static, ()>,
@@ -32,19 +48,19 @@ pub struct Run<'a> {
 
 impl<'a> Run<'a> {
     /// On a virtual host of its own.
-    pub async fn new(broker: &'a TestBroker) -> Self {
+    pub async fn new(broker: &'a TestBroker, pace: Pace) -> Self {
         let alone = ALONE.lock().await;
         let url = broker.fresh_vhost().await.unwrap();
         let (account, started) = (watch::Sender::new(Account::default()), Instant::now());
-        Self { broker, vhost: vhost_of(&url).unwrap(), url, account, started, _alone: alone }
+        Self { broker, vhost: vhost_of(&url).unwrap(), url, pace, account, started, _alone: alone }
     }
 
     pub fn producer(&self) -> Process {
-        Process::start("producer", &self.url, &self.account)
+        Process::start("producer", self.pace.enqueued, &self.url, &self.account)
     }
 
     pub fn consumer(&self) -> Process {
-        Process::start("consumer", &self.url, &self.account)
+        Process::start("consumer", self.pace.running, &self.url, &self.account)
     }
 
     /// Writes down what happens, for whoever reads a failure.
@@ -52,13 +68,17 @@ impl<'a> Run<'a> {
         println!("{:6.2} s  {what}: {}", self.started.elapsed().as_secs_f64(), *self.account.borrow());
     }
 
-    /// Waits until so many parts of `of` tasks are done.
+    pub fn done(&self) -> usize {
+        self.account.borrow().done()
+    }
+
+    /// Waits until so many of `of` parts of all tasks are done.
     pub async fn until_done(&self, parts: u32, of: u32) {
         let count = (TASKS / of * parts) as usize;
         self.until("tasks are done", async |account| account.borrow().done() >= count).await;
     }
 
-    /// Waits until so many parts of `of` tasks are confirmed.
+    /// Waits until so many of `of` parts of all tasks are confirmed.
     pub async fn until_confirmed(&self, parts: u32, of: u32) {
         let count = (TASKS / of * parts) as usize;
         self.until("tasks are confirmed", async |account| account.borrow().confirmed() >= count).await;
@@ -69,9 +89,10 @@ impl<'a> Run<'a> {
         let started = Instant::now();
         while !check(&self.account).await {
             if started.elapsed() > PATIENCE {
-                self.note(&format!("not within {PATIENCE:?}: {what}"));
+                self.note("giving up");
                 self.print_log();
-                panic!("not within {PATIENCE:?}: {what}");
+                let lost = self.account.borrow().lost();
+                panic!("not within {PATIENCE:?}: {what}; not done: {:?}", &lost[..lost.len().min(20)]);
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

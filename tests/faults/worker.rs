@@ -19,21 +19,23 @@ use tokio_util::sync::CancellationToken;
 pub const ROLE: &str = "TASKHARE_FAULTS_ROLE";
 /// The broker.
 pub const URL: &str = "TASKHARE_FAULTS_URL";
+/// How many tasks the producer has on their way at a time, or the consumer runs at a time.
+pub const AT_A_TIME: &str = "TASKHARE_FAULTS_AT_A_TIME";
 
 /// How many tasks there are, numbered from 0.
 pub const TASKS: u32 = 20_000;
 /// How many unsettled tasks a consumer may have.
 pub const PREFETCH: u16 = 128;
-/// How many tasks a producer has on their way at a time.
-pub const IN_FLIGHT: usize = 256;
 
-const CONCURRENCY: usize = 64;
 /// Longer than any fault.
 const ENQUEUE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Whoever takes longer to shut down than this hangs.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
 
-/// A task of a millisecond.
+/// What a task takes, at both ends.
+const WORK: Duration = Duration::from_millis(1);
+
+/// Its number.
 #[derive(Serialize, Deserialize)]
 struct Count {
     number: u32,
@@ -52,20 +54,21 @@ async fn process() {
     // Ends the line that libtest has begun.
     say("");
     let broker = Broker::connect(&url).await.unwrap();
+    let at_a_time = std::env::var(AT_A_TIME).unwrap().parse().unwrap();
     match role.as_str() {
-        "producer" => produce(&broker).await,
-        _ => consume(&broker).await,
+        "producer" => produce(&broker, at_a_time).await,
+        _ => consume(&broker, at_a_time).await,
     }
     broker.close().await;
 }
 
 /// Enqueues all tasks, and says which are confirmed.
-async fn produce(broker: &Broker) {
+async fn produce(broker: &Broker, at_a_time: usize) {
     let _ = parent();
     let producer = Producer::builder(broker).timeout(ENQUEUE_TIMEOUT).build().await.unwrap();
     let next = Arc::new(AtomicU32::new(0));
     let mut hands = JoinSet::new();
-    for _ in 0..IN_FLIGHT {
+    for _ in 0..at_a_time {
         let (producer, next) = (producer.clone(), next.clone());
         hands.spawn(async move {
             loop {
@@ -73,6 +76,7 @@ async fn produce(broker: &Broker) {
                 if number >= TASKS {
                     return;
                 }
+                tokio::time::sleep(WORK).await;
                 producer.enqueue(Count { number }).await.unwrap();
                 say(&format!("confirmed {number}"));
             }
@@ -82,15 +86,15 @@ async fn produce(broker: &Broker) {
 }
 
 /// Runs tasks until the parent closes our standard input, and says which are done.
-async fn consume(broker: &Broker) {
+async fn consume(broker: &Broker, at_a_time: usize) {
     let consumer = Consumer::builder(broker)
         .handler_fn(|task: Count, ctx| async move {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            tokio::time::sleep(WORK).await;
             let word = if ctx.is_redelivered() { "again" } else { "done" };
             say(&format!("{word} {}", task.number));
             Ok(())
         })
-        .concurrency(CONCURRENCY)
+        .concurrency(at_a_time)
         .prefetch(PREFETCH)
         .shutdown_grace(Duration::from_secs(5))
         .start()
