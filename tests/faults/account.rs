@@ -59,6 +59,11 @@ impl Account {
         lost
     }
 
+    /// Whether a process, or a task of the client library in it, panicked.
+    pub fn panicked(&self) -> bool {
+        self.log.iter().any(|line| line.contains("panicked"))
+    }
+
     /// Done by a task that was never enqueued.
     pub fn invented(&self) -> usize {
         self.done.keys().chain(self.again.keys()).filter(|number| **number >= TASKS).count()
