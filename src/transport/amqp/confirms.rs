@@ -7,7 +7,6 @@ use std::hash::Hasher;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
-use std::time::Duration;
 
 use amqprs::Ack;
 use amqprs::BasicProperties;
@@ -34,11 +33,14 @@ use crate::transport::amqp::session::Failure;
 use crate::transport::amqp::session::InRuntime;
 use crate::transport::amqp::session::Session;
 use crate::transport::amqp::session::open_channel;
-use crate::transport::amqp::session::request;
 
 /// How many publishes of one channel may be without a confirm, those included whose callers have given up. Well below
 /// the client's queue of 8192 frames, so that a publish never has to wait there.
-pub(super) const MOST_UNCONFIRMED: usize = 4096;
+///
+/// Once so many are, publishing stops until the broker confirms again. Another channel would not help: a queue that has
+/// lost its majority makes the broker stop reading from the whole connection after a few dozen publishes, just as an
+/// alarm does, and so would the next connection, once the same publishes are on it.
+const MOST_UNCONFIRMED: usize = 4096;
 
 /// What became of a publish.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,17 +167,7 @@ impl Shared {
 }
 
 impl Confirms {
-    /// Gives the connection up if the broker does not answer.
     pub(super) async fn open(session: &Session) -> Result<Self, Failure> {
-        Self::open_within(session, session.request_timeout()).await
-    }
-
-    /// Waits as long as the connection lives: under an alarm the broker reads nothing, for hours perhaps.
-    pub(super) async fn open_patiently(session: &Session) -> Result<Self, Failure> {
-        Self::open_within(session, Duration::MAX).await
-    }
-
-    async fn open_within(session: &Session, limit: Duration) -> Result<Self, Failure> {
         let shared = Arc::new(Shared {
             ledger: Mutex::default(),
             room: Semaphore::new(MOST_UNCONFIRMED),
@@ -188,7 +180,7 @@ impl Confirms {
             channel.confirm_select(ConfirmSelectArguments::default()).await?;
             Ok(channel)
         };
-        let channel = request(session.health(), limit, "open a channel to publish", work).await?;
+        let channel = session.request("open a channel to publish", work).await?;
         Ok(Self { channel, shared })
     }
 
@@ -204,11 +196,6 @@ impl Confirms {
 
     pub(super) fn is_dead(&self) -> bool {
         self.shared.dead.is_cancelled()
-    }
-
-    /// Whether a publish would have to wait for others to be confirmed.
-    pub(super) fn is_full(&self) -> bool {
-        self.shared.room.available_permits() == 0
     }
 
     /// Waits for room and sends; the outcome comes later. Nothing is sent if the future is dropped.

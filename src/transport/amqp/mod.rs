@@ -6,8 +6,8 @@
 //!         └─ subscription ── settle (a channel) ┴─ Link "consume" ── Session ── …
 //! ```
 //!
-//! [`session`] keeps away what the client library does not survive, [`connection`] makes connections anew for ever,
-//! [`confirms`] and [`settle`] hold the two hot paths, [`refusal`] reads what the broker says.
+//! `session` keeps away what the client library does not survive, `connection` makes connections anew for ever,
+//! `confirms` and `settle` hold the two hot paths, `refusal` reads what the broker says.
 
 mod confirms;
 mod connection;
@@ -82,13 +82,14 @@ impl Amqp {
         Ok(amqp)
     }
 
-    /// Does `work` on a live connection, and again on the next one if that is lost. Prefers the one for consuming,
-    /// which works under an alarm too.
+    /// Does `work` on a live connection, and again on the next one if that is lost. Not on one that publishes: under an
+    /// alarm the broker does not read it.
     async fn control<T, F>(&self, action: &str, work: impl Fn(Arc<Session>) -> F) -> Result<T>
     where
         F: Future<Output = Result<T, DeclareError>>,
     {
-        let link = if self.consuming.is_started() { &self.consuming } else { &self.publishing };
+        let is_apart = self.consuming.is_started() || self.publisher.is_started();
+        let link = if is_apart { &self.consuming } else { &self.publishing };
         let limit = self.shared.options.request_timeout;
         let attempts = async {
             loop {

@@ -217,6 +217,11 @@ mod tests {
         }
     }
 
+    fn nested(size: usize) -> Value {
+        let table = [("y", Value::Bytes(vec![0; size]))].into_iter().collect();
+        Value::List(vec![Value::Table(table)])
+    }
+
     #[test]
     fn what_would_panic_or_cost_the_connection_is_refused() {
         type Change = fn(&mut Message);
@@ -229,17 +234,7 @@ mod tests {
             (|it| it.expiration = Some(Duration::from_secs(50 * 86_400)), "49 days"),
             (|it| it.headers.insert("x".repeat(256), 1), "name has 256 bytes"),
             (|it| it.headers.insert("x", "x".repeat(110_000)), "headers have"),
-            (
-                |it| {
-                    it.headers.insert(
-                        "x",
-                        Value::List(vec![Value::Table(
-                            [("y", Value::Bytes(vec![0; 110_000]))].into_iter().collect(),
-                        )]),
-                    )
-                },
-                "headers have",
-            ),
+            (|it| it.headers.insert("x", nested(110_000)), "headers have"),
         ];
         for (change, expected) in table {
             let mut message = full();

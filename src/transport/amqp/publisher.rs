@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::Once;
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::sync::Semaphore;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -19,7 +18,6 @@ use crate::transport::amqp::connection::Link;
 use crate::transport::amqp::connection::Shared;
 use crate::transport::amqp::properties;
 use crate::transport::amqp::refusal;
-use crate::transport::amqp::session::Session;
 
 /// How often the broker may close the channel over a publish before it is the publish's fault for good.
 const MOST_REFUSALS: u32 = 3;
@@ -34,8 +32,6 @@ pub(super) struct Publisher {
     /// Permits to wait for a confirm, held by the callers.
     window: Semaphore,
     channel: watch::Sender<Current>,
-    /// Nobody confirms any more, and the channel has no room.
-    full: Arc<Notify>,
     started: Once,
 }
 
@@ -53,7 +49,6 @@ impl Publisher {
             shared,
             link,
             channel: watch::Sender::new(Current::Down),
-            full: Arc::default(),
             started: Once::new(),
         }
     }
@@ -82,12 +77,7 @@ impl Publisher {
         let mut refusals = 0;
         loop {
             let channel = self.live_channel().await?;
-            let sent = tokio::select! {
-                biased;
-                sent = self.send(&channel, publish) => sent,
-                () = self.replaced(&channel) => continue,
-            };
-            let outcome = match sent {
+            let outcome = match channel.send(publish).await {
                 Ok(outcome) => outcome,
                 Err(NotSent::Dead) => continue,
                 Err(NotSent::Stuck) => {
@@ -112,17 +102,6 @@ impl Publisher {
         }
     }
 
-    async fn send(
-        &self,
-        channel: &Confirms,
-        publish: &Publish,
-    ) -> Result<tokio::sync::oneshot::Receiver<Outcome>, NotSent> {
-        if channel.is_full() {
-            self.full.notify_one();
-        }
-        channel.send(publish).await
-    }
-
     async fn live_channel(&self) -> Result<Arc<Confirms>, PublishError> {
         if let Current::Live(channel) = &*self.channel.borrow()
             && !channel.is_dead()
@@ -140,13 +119,6 @@ impl Publisher {
         }
     }
 
-    /// Returns once another channel has taken the place of `channel`.
-    async fn replaced(&self, channel: &Arc<Confirms>) {
-        let mut current = self.channel.subscribe();
-        let is_other = |it: &Current| !matches!(it, Current::Live(it) if Arc::ptr_eq(it, channel));
-        let _ = current.wait_for(is_other).await;
-    }
-
     /// Everyone who waits, and everyone who comes, hears that it is over.
     pub(super) fn close(&self) {
         self.window.close();
@@ -155,13 +127,17 @@ impl Publisher {
         }
     }
 
+    /// Whether anything was ever published.
+    pub(super) fn is_started(&self) -> bool {
+        self.started.is_completed()
+    }
+
     fn start(&self) {
         self.started.call_once(|| {
             let keeper = Keeper {
                 shared: self.shared.clone(),
                 link: self.link.clone(),
                 channel: self.channel.clone(),
-                full: self.full.clone(),
             };
             tokio::spawn(async move {
                 keeper.shared.closing.clone().run_until_cancelled(keeper.keep()).await;
@@ -175,7 +151,6 @@ struct Keeper {
     shared: Arc<Shared>,
     link: Arc<Link>,
     channel: watch::Sender<Current>,
-    full: Arc<Notify>,
 }
 
 impl Keeper {
@@ -184,7 +159,9 @@ impl Keeper {
         while let Some(session) = self.link.session().await {
             let opened = tokio::time::Instant::now();
             if let Ok(channel) = Confirms::open(&session).await {
-                self.tend(&session, Arc::new(channel)).await;
+                let channel = Arc::new(channel);
+                self.put(Current::Live(channel.clone()));
+                channel.dead().await;
             }
             self.put(Current::Down);
             // Channels that die at once: somebody publishes what the broker refuses. Others should not suffer for it,
@@ -192,32 +169,6 @@ impl Keeper {
             failures = if opened.elapsed() > Duration::from_secs(1) { 0 } else { failures + 1 };
             if failures > 1 && !session.health().is_lost() {
                 sleep(self.shared.options.backoff(0, fastrand::f64()).min(Duration::from_millis(100))).await;
-            }
-        }
-    }
-
-    /// Returns once the channel is dead. A full one is replaced: if only some queue has lost its majority and confirms
-    /// nothing, the others go on. Under an alarm the broker does not answer, and then nobody can do anything but wait.
-    async fn tend(&self, session: &Arc<Session>, mut channel: Arc<Confirms>) {
-        self.put(Current::Live(channel.clone()));
-        loop {
-            tokio::select! {
-                biased;
-                () = channel.dead() => return,
-                () = self.full.notified() => {}
-            }
-            if !channel.is_full() {
-                continue;
-            }
-            tokio::select! {
-                biased;
-                () = channel.dead() => return,
-                opened = Confirms::open_patiently(session) => {
-                    let Ok(next) = opened else { return };
-                    tracing::warn!("the broker confirms nothing on a full channel; publishing goes on on another");
-                    channel = Arc::new(next);
-                    self.put(Current::Live(channel.clone()));
-                }
             }
         }
     }

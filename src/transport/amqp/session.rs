@@ -189,16 +189,30 @@ impl Session {
         what: &str,
         work: impl Future<Output = Result<T, ClientError>> + Send + 'static,
     ) -> Result<T, Failure> {
-        request(&self.health, self.request_timeout, what, work).await
+        let (health, limit) = (&self.health, self.request_timeout);
+        let task = tokio::spawn(work);
+        tokio::select! {
+            biased;
+            answer = timeout(limit, task) => match answer {
+                Ok(Ok(Ok(value))) => Ok(value),
+                Ok(Ok(Err(error))) if health.is_lost() => Err(Failure::Lost(format!("{}: {error}", health.why()))),
+                Ok(Ok(Err(error))) => Err(Failure::Refused(error.to_string())),
+                Ok(Err(panic)) => {
+                    health.fail(format!("the client failed to {what}: {panic}"));
+                    Err(Failure::Lost(health.why()))
+                }
+                Err(_) => {
+                    health.fail(format!("no answer to {what} within {limit:?}"));
+                    Err(Failure::Lost(health.why()))
+                }
+            },
+            () = health.lost() => Err(Failure::Lost(health.why())),
+        }
     }
 
     /// The client's connection, to open channels in a request.
     pub(super) fn client(&self) -> Connection {
         self.connection.clone()
-    }
-
-    pub(super) fn request_timeout(&self) -> Duration {
-        self.request_timeout
     }
 
     /// Says goodbye, at the end of everything.
@@ -209,33 +223,6 @@ impl Session {
         let goodbye = tokio::spawn(async move { connection.close().await });
         let _ = timeout(Duration::from_secs(2), goodbye).await;
         self.health.fail("closed");
-    }
-}
-
-/// See [`Session::request`].
-pub(super) async fn request<T: Send + 'static>(
-    health: &Health,
-    limit: Duration,
-    what: &str,
-    work: impl Future<Output = Result<T, ClientError>> + Send + 'static,
-) -> Result<T, Failure> {
-    let task = tokio::spawn(work);
-    tokio::select! {
-        biased;
-        answer = timeout(limit, task) => match answer {
-            Ok(Ok(Ok(value))) => Ok(value),
-            Ok(Ok(Err(error))) if health.is_lost() => Err(Failure::Lost(format!("{}: {error}", health.why()))),
-            Ok(Ok(Err(error))) => Err(Failure::Refused(error.to_string())),
-            Ok(Err(panic)) => {
-                health.fail(format!("the client failed to {what}: {panic}"));
-                Err(Failure::Lost(health.why()))
-            }
-            Err(_) => {
-                health.fail(format!("no answer to {what} within {limit:?}"));
-                Err(Failure::Lost(health.why()))
-            }
-        },
-        () = health.lost() => Err(Failure::Lost(health.why())),
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::Weak;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -160,7 +161,7 @@ pub(super) struct Settler {
     outstanding: Arc<Outstanding>,
     /// Something is finished and not sent; or the settler is gone.
     waiting: Arc<Notify>,
-    settled_any: AtomicBool,
+    settled: AtomicUsize,
 }
 
 impl Settler {
@@ -171,12 +172,8 @@ impl Settler {
         tasks: &TaskTracker,
         ends: CancellationToken,
     ) -> Arc<Self> {
-        let settler = Arc::new(Self {
-            channel,
-            outstanding,
-            waiting: Arc::default(),
-            settled_any: AtomicBool::new(false),
-        });
+        let settler =
+            Arc::new(Self { channel, outstanding, waiting: Arc::default(), settled: AtomicUsize::new(0) });
         tasks.spawn(linger(Arc::downgrade(&settler), settler.waiting.clone(), ends));
         settler
     }
@@ -215,9 +212,9 @@ impl Settler {
         self.outstanding.state().acks.batch = batch(prefetch);
     }
 
-    /// Whether any delivery was settled: this channel does useful work.
-    pub(super) fn settled_any(&self) -> bool {
-        self.settled_any.load(Ordering::Relaxed)
+    /// How many deliveries were settled.
+    pub(super) fn settled(&self) -> usize {
+        self.settled.load(Ordering::Relaxed)
     }
 
     /// Sends everything that can be sent.
@@ -269,7 +266,7 @@ impl Settle for Settler {
         if self.outstanding.is_dead() || !state.acks.settled(tag, settlement) {
             return;
         }
-        self.settled_any.store(true, Ordering::Relaxed);
+        self.settled.fetch_add(1, Ordering::Relaxed);
         let frame = match settlement {
             Settlement::Ack => {
                 let frames = state.acks.due();
@@ -305,8 +302,11 @@ async fn linger(settler: Weak<Settler>, waiting: Arc<Notify>, ends: Cancellation
             () = ends.cancelled() => true,
         };
         let Some(settler) = settler.upgrade() else { return };
+        if last {
+            return settler.finish();
+        }
         settler.flush();
-        if last || settler.outstanding.is_dead() {
+        if settler.outstanding.is_dead() {
             return;
         }
     }
@@ -329,7 +329,8 @@ mod tests {
 
     #[test]
     fn what_lies_before_the_oldest_delivery_out_goes_in_one_frame() {
-        let table: [(u64, &[u64], &[u64], Vec<Frame>); 9] = [
+        type Row = (u64, &'static [u64], &'static [u64], Vec<Frame>);
+        let table: [Row; 9] = [
             (3, &[], &[], vec![]),
             (3, &[1], &[], vec![AckUpTo(1)]),
             (3, &[2, 1], &[], vec![AckUpTo(2)]),

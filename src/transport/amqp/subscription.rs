@@ -47,9 +47,13 @@ use crate::transport::amqp::session::open_channel;
 use crate::transport::amqp::settle::Outstanding;
 use crate::transport::amqp::settle::Settler;
 
-/// After so many channels that died without having settled anything, deliveries come one at a time: if one of them
-/// kills the connection, because the client library cannot decode it, only that one uses up its delivery limit.
+/// After so many channels that died young in a row, deliveries come one at a time: if one of them kills the connection,
+/// because the client library cannot decode it, then only that one uses up its delivery limit. This lasts until as many
+/// are settled as came at once before, the killer among them.
 const PROBATION_AFTER: u32 = 3;
+
+/// A channel that died before this died young.
+const YOUNG: Duration = Duration::from_secs(5);
 
 /// A channel that lived so long is fine, whatever it did.
 const PROVEN: Duration = Duration::from_secs(30);
@@ -77,6 +81,8 @@ struct Live {
     since: Instant,
     /// On probation, when that ends at the latest.
     probation: Option<Pin<Box<Sleep>>>,
+    /// It was on probation and is not any more.
+    is_restored: bool,
     /// The same channel with the full prefetch, on its way.
     upgrade: Option<JoinHandle<Option<(String, Messages)>>>,
 }
@@ -91,7 +97,7 @@ enum Stage {
 pub(super) struct Consumer {
     source: Arc<Source>,
     stage: Stage,
-    /// How many channels in a row died without having settled anything.
+    /// How many channels in a row died young, or without having settled anything.
     deaths: u32,
     runtime: Handle,
 }
@@ -128,11 +134,11 @@ impl Consumer {
 
     /// The channel has ended by itself; another one takes its place.
     fn replace(&mut self, live: Box<Live>) {
-        let was_useful = live.settler.settled_any() || live.since.elapsed() > PROVEN;
-        self.deaths = if was_useful { 0 } else { self.deaths + 1 };
+        let before = if live.is_restored { 0 } else { self.deaths };
+        self.deaths = deaths(before, live.since.elapsed(), live.settler.settled());
         let (source, deaths) = (self.source.clone(), self.deaths);
         let stop = source.stop.clone();
-        self.stage = Stage::Connecting(tokio::spawn(async move {
+        self.stage = Stage::Connecting(self.runtime.spawn(async move {
             retire(live).await;
             stop.run_until_cancelled(source.again(deaths)).await.flatten().map(Box::new)
         }));
@@ -153,17 +159,19 @@ impl Subscription for Consumer {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
         loop {
             match &mut self.stage {
-                Stage::Live(live) => match ready!(live.poll_next(&self.source.subscribe, cx)) {
-                    Some(delivery) => return Poll::Ready(Some(delivery)),
-                    None if self.source.stop.is_cancelled() && !live.settler.is_stale() => {
-                        // Cancelled: what was handed out can still be settled, so the channel stays.
-                        return Poll::Ready(None);
+                Stage::Live(live) => {
+                    match ready!(live.poll_next(&self.source.subscribe, &self.runtime, cx)) {
+                        Some(delivery) => return Poll::Ready(Some(delivery)),
+                        None if self.source.stop.is_cancelled() && !live.settler.is_stale() => {
+                            // Cancelled: what was handed out can still be settled, so the channel stays.
+                            return Poll::Ready(None);
+                        }
+                        None => match std::mem::replace(&mut self.stage, Stage::Ended) {
+                            Stage::Live(live) => self.replace(live),
+                            other => self.stage = other,
+                        },
                     }
-                    None => match std::mem::replace(&mut self.stage, Stage::Ended) {
-                        Stage::Live(live) => self.replace(live),
-                        other => self.stage = other,
-                    },
-                },
+                }
                 Stage::Connecting(next) => match ready!(Pin::new(next).poll(cx)) {
                     Ok(Some(live)) => self.stage = Stage::Live(live),
                     Ok(None) | Err(_) => self.stage = Stage::Ended,
@@ -212,8 +220,13 @@ async fn retire(mut live: Box<Live>) {
 }
 
 impl Live {
-    fn poll_next(&mut self, subscribe: &Subscribe, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
-        self.poll_probation(subscribe, cx);
+    fn poll_next(
+        &mut self,
+        subscribe: &Subscribe,
+        runtime: &Handle,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Delivery>> {
+        self.poll_probation(subscribe, runtime, cx);
         loop {
             match self.messages.poll_recv(cx) {
                 // The broker has taken back, or will, what was not handed out: settling it would do nothing.
@@ -253,15 +266,17 @@ impl Live {
     }
 
     /// Back to the full prefetch, on the same channel: what is handed out stays ours.
-    fn poll_probation(&mut self, subscribe: &Subscribe, cx: &mut Context<'_>) {
+    fn poll_probation(&mut self, subscribe: &Subscribe, runtime: &Handle, cx: &mut Context<'_>) {
         let Some(end) = &mut self.probation else { return };
-        if !self.settler.settled_any() && end.as_mut().poll(cx).is_pending() {
+        let is_through = self.settler.settled() >= usize::from(subscribe.prefetch);
+        if !is_through && end.as_mut().poll(cx).is_pending() {
             return;
         }
         self.probation = None;
+        self.is_restored = true;
         let (session, settler, old) = (self.session.clone(), self.settler.clone(), self.tag.clone());
         let (subscribe, prefetch) = (subscribe.clone(), subscribe.prefetch.max(1));
-        self.upgrade = Some(tokio::spawn(async move {
+        self.upgrade = Some(runtime.spawn(async move {
             settler.set_prefetch(prefetch);
             let work = async move {
                 let channel = settler.channel();
@@ -285,9 +300,16 @@ impl Live {
     }
 }
 
+/// How many channels in a row have died early, now that another has.
+fn deaths(before: u32, age: Duration, settled: usize) -> u32 {
+    let was_useful = age > PROVEN || (age > YOUNG && settled > 0);
+    if was_useful { 0 } else { before.saturating_add(1) }
+}
+
 fn consume_arguments(subscribe: &Subscribe) -> BasicConsumeArguments {
-    let end = subscribe.tag.floor_char_boundary(LONGEST_TAG);
-    let tag = format!("{}-{:08x}", &subscribe.tag[..end], fastrand::u32(..));
+    let is_too_long = subscribe.tag.len() > LONGEST_TAG;
+    let own = if is_too_long { "taskhare" } else { &subscribe.tag };
+    let tag = format!("{own}-{:08x}", fastrand::u32(..));
     BasicConsumeArguments::new(subscribe.queue.as_str(), &tag)
 }
 
@@ -352,7 +374,16 @@ impl Source {
                 let settler =
                     Settler::new(channel, outstanding, &self.shared.settling, self.shared.closing.clone());
                 let since = Instant::now();
-                Ok(Live { session, settler, messages, tag, since, probation: None, upgrade: None })
+                Ok(Live {
+                    session,
+                    settler,
+                    messages,
+                    tag,
+                    since,
+                    probation: None,
+                    is_restored: false,
+                    upgrade: None,
+                })
             }
             Err(Failure::Lost(why)) => Err(StartError::Lost(why)),
             Err(Failure::Refused(why)) => {
@@ -399,5 +430,27 @@ impl ChannelCallback for OnChannel {
 impl Drop for OnChannel {
     fn drop(&mut self) {
         self.outstanding.die();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn channels_that_die_young_are_counted() {
+        let table = [
+            (0, 0, 0, 1),
+            (2, 1, 0, 3),
+            (2, 1, 9, 3),
+            (2, 6, 0, 3),
+            (2, 6, 1, 0),
+            (2, 31, 0, 0),
+            (u32::MAX, 0, 0, u32::MAX),
+        ];
+        for (before, seconds, settled, expected) in table {
+            let found = deaths(before, Duration::from_secs(seconds), settled);
+            assert_eq!(found, expected, "{before} {seconds} {settled}");
+        }
     }
 }

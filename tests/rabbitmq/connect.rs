@@ -1,0 +1,132 @@
+//! The first connection: what can be wrong is said at once, and by its name.
+
+use crate::*;
+
+use taskhare::Error;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+
+async fn refusal(url: &str) -> Error {
+    let mut options = options(url);
+    options.connect_timeout = Duration::from_secs(20);
+    Amqp::connect(options).await.expect_err("it cannot connect")
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_a_failed_login() {
+    let broker = TestBroker::shared().await.unwrap();
+    let url = broker.fresh_vhost().await.unwrap();
+    let vhost = vhost_of(&url).unwrap();
+    let url = broker.add_user("somebody", "right", "", "", "", &vhost).await.unwrap();
+    let error = refusal(&url.replace("right", "wr0ng")).await;
+    assert!(matches!(&error, Error::Login { user, .. } if user == "somebody"), "{error:?}");
+    assert!(!format!("{error:?} {error}").contains("wr0ng"), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_virtual_host_that_is_missing_or_closed_to_us_is_named() {
+    let broker = TestBroker::shared().await.unwrap();
+    let url = broker.fresh_vhost().await.unwrap();
+    let error = refusal(&format!("{url}-missing")).await;
+    assert!(matches!(&error, Error::VirtualHost { reason, .. } if reason.contains("not found")), "{error:?}");
+    let vhost = vhost_of(&url).unwrap();
+    let elsewhere = broker.add_user("elsewhere", "secret", "", "", "", &vhost).await.unwrap();
+    let path = url.rsplit_once('/').unwrap().1;
+    let other = broker.fresh_vhost().await.unwrap();
+    let closed = elsewhere.replace(path, other.rsplit_once('/').unwrap().1);
+    let error = refusal(&closed).await;
+    assert!(matches!(&error, Error::VirtualHost { reason, .. } if reason.contains("refused")), "{error:?}");
+}
+
+#[tokio::test]
+async fn where_nothing_listens_all_hosts_are_named_with_the_cause() {
+    let error = refusal("amqp://127.0.0.1:1,amqp://127.0.0.1:2").await;
+    assert_eq!(error.to_string(), "cannot connect to 127.0.0.1:1, 127.0.0.1:2");
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("refused"), "{cause}");
+}
+
+#[tokio::test]
+async fn of_several_hosts_one_that_answers_is_enough() {
+    let url = TestBroker::shared().await.unwrap().fresh_vhost().await.unwrap();
+    let amqp = Amqp::connect(options(&format!("amqp://127.0.0.1:1,{url}"))).await.unwrap();
+    amqp.declare(&queue("q", QUORUM)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_peer_that_says_nothing_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut options = options(&format!("amqp://{}", listener.local_addr().unwrap()));
+    options.connect_timeout = Duration::from_millis(200);
+    let error = Amqp::connect(options).await.unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert_eq!(cause, "no answer within 200ms");
+}
+
+#[tokio::test]
+async fn a_proxy_with_nothing_behind_it_is_not_taken_for_a_wrong_password() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("amqp://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+    assert!(matches!(refusal(&url).await, Error::Connect { .. }));
+}
+
+#[tokio::test]
+async fn a_broker_that_is_too_old_or_not_rabbitmq_is_refused() {
+    for (product, version) in [("RabbitMQ", "3.9.29"), ("LavinMQ", "4.0.0")] {
+        let url = impostor(product, version).await;
+        let error = refusal(&url).await;
+        assert!(matches!(&error, Error::UnsupportedBroker { version: v, .. } if v == version), "{error:?}");
+    }
+}
+
+/// Speaks just enough AMQP to be asked who it is.
+async fn impostor(product: &str, version: &str) -> String {
+    let method = |class: u16, id: u16, arguments: &[u8]| {
+        let payload = [&class.to_be_bytes()[..], &id.to_be_bytes(), arguments].concat();
+        let size = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&[1, 0, 0][..], &size, &payload, &[0xCE]].concat()
+    };
+    let (product, version) = (raw::long(product.as_bytes()), raw::long(version.as_bytes()));
+    let properties = raw::table(&[(b"product", b'S', &product), (b"version", b'S', &version)]);
+    let start =
+        method(10, 10, &[&[0, 9][..], &properties, &raw::long(b"PLAIN"), &raw::long(b"en_US")].concat());
+    let tune = method(10, 30, &[7, 255, 0, 2, 0, 0, 0, 60]);
+    let open_ok = method(10, 41, &[0]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("amqp://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut buffer = [0; 4096];
+        for answer in [start, tune, open_ok] {
+            assert!(stream.read(&mut buffer).await.unwrap() > 0);
+            stream.write_all(&answer).await.unwrap();
+        }
+        // Until the other side hangs up.
+        while stream.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
+    });
+    url
+}
+
+#[tokio::test]
+async fn connections_tell_the_operator_whose_they_are() {
+    let broker = TestBroker::shared().await.unwrap();
+    let url = broker.fresh_vhost().await.unwrap();
+    let mut options = options(&url);
+    options.app = "billing".to_owned();
+    let amqp = Amqp::connect(options).await.unwrap();
+    amqp.declare(&queue("q", QUORUM)).await.unwrap();
+    let _subscription = amqp.subscribe(subscribe("q", 1)).await.unwrap();
+    let vhost = vhost_of(&url).unwrap();
+    let names = async || {
+        let connections = broker.management().connections(&vhost).await.unwrap();
+        connections.into_iter().map(|it| it.user_provided_name).collect::<BTreeSet<_>>()
+    };
+    eventually("both are listed", async || names().await.len() == 2).await;
+    let names = names().await;
+    let pid = format!(":{}", std::process::id());
+    for role in ["billing consume ", "billing publish "] {
+        assert!(names.iter().any(|name| name.starts_with(role) && name.ends_with(&pid)), "{names:?}");
+    }
+}
