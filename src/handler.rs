@@ -65,11 +65,17 @@ pub struct TaskContext(Arc<Attempt>);
 pub(crate) struct Attempt {
     pub(crate) id: TaskId,
     pub(crate) name: &'static str,
-    pub(crate) queue: Arc<str>,
+    pub(crate) surroundings: Arc<Surroundings>,
     pub(crate) priority: Priority,
     pub(crate) number: u32,
     pub(crate) redelivered: bool,
     pub(crate) enqueued_at: Duration,
+}
+
+/// What all attempts of one consumer and queue share.
+#[derive(Debug)]
+pub(crate) struct Surroundings {
+    pub(crate) queue: String,
     pub(crate) cancelled: CancellationToken,
 }
 
@@ -93,7 +99,7 @@ impl TaskContext {
     /// The queue it came from.
     #[must_use]
     pub fn queue(&self) -> &str {
-        &self.0.queue
+        &self.0.surroundings.queue
     }
 
     /// Its priority.
@@ -124,13 +130,13 @@ impl TaskContext {
     /// Ends when the consumer begins to shut down. A handler that watches it can stop early and return any error: the
     /// task goes back to its queue and the attempt does not count.
     pub async fn cancelled(&self) {
-        self.0.cancelled.cancelled().await;
+        self.0.surroundings.cancelled.cancelled().await;
     }
 
     /// Whether [`cancelled`](Self::cancelled) has ended.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.0.cancelled.is_cancelled()
+        self.0.surroundings.cancelled.is_cancelled()
     }
 }
 

@@ -161,7 +161,7 @@ async fn a_message_of_version_1_is_run() {
         mandatory: true,
         message,
     };
-    broker.transport().publish(publish, Duration::from_secs(5)).await.unwrap();
+    broker.transport().publish(&publish, Duration::from_secs(5)).await.unwrap();
     let task = Resize { image: "hare.png".into(), width: 640, crop: false };
     assert_eq!(received.recv().await.unwrap(), (task, TaskId::from_u128(42), 3, Priority::Low));
 }

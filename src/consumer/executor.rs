@@ -13,7 +13,6 @@ use tokio_util::sync::CancellationToken;
 use super::receipt::Fate;
 use super::receipt::Report;
 use super::receipt::ShutdownEntry;
-use super::registry::Handler;
 use super::registry::Registry;
 use super::registry::RunError;
 use super::settle::Failure;
@@ -24,6 +23,7 @@ use crate::envelope;
 use crate::envelope::Envelope;
 use crate::envelope::Foreign;
 use crate::handler::Attempt;
+use crate::handler::Surroundings;
 use crate::handler::TaskContext;
 use crate::lane::Lane;
 use crate::message::Message;
@@ -44,21 +44,23 @@ const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an output may take; the task is done without it.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What a panic leaves behind.
+type Panic = Box<dyn Any + Send>;
+
 /// Runs the tasks of one queue.
 ///
-/// What is rare (everything that publishes) is boxed, so that the future of an attempt, which is moved and allocated for
-/// each task, stays small.
+/// What is rare is boxed (all but success without a reply), so that the future of an attempt, which is allocated and
+/// moved for each task, stays small.
 pub(super) struct Executor {
     broker: Broker,
     registry: Arc<Registry>,
     policy: RetryPolicy,
     queue: QueueName,
-    queue_text: Arc<str>,
+    surroundings: Arc<Surroundings>,
     tasks: Name,
     keys: [Name; 3],
     dead: Name,
     outputs: Name,
-    cancelled: CancellationToken,
     aborted: Mutex<Vec<ShutdownEntry>>,
 }
 
@@ -74,14 +76,13 @@ impl Executor {
         Self {
             registry,
             policy,
-            queue_text: queue.as_str().into(),
+            surroundings: Arc::new(Surroundings { queue: queue.to_string(), cancelled }),
             tasks: names.tasks(),
             keys: Lane::ALL.map(|lane| Names::lane_key(&queue, lane)),
             dead: names.dead(),
             outputs: names.outputs(),
             broker: broker.clone(),
             queue,
-            cancelled,
             aborted: Mutex::default(),
         }
     }
@@ -100,8 +101,14 @@ impl Executor {
             return Report { id, name: name.into(), outcome };
         };
         let unfinished = Unfinished { id: envelope.id, name, aborted: &self.aborted };
-        let ended = self.attempt(handler, name, &envelope, delivery.redelivered).await;
-        let outcome = self.settle(delivery, envelope, ended).await;
+        let ctx = self.context(&envelope, name, delivery.redelivered);
+        let outcome = match AssertUnwindSafe(handler.run(&envelope.payload, &ctx)).catch_unwind().await {
+            Ok(Ok(_)) if envelope.reply_to.is_none() => {
+                delivery.ack();
+                Outcome::Succeeded
+            }
+            ended => Box::pin(self.settle(delivery, envelope, ended)).await,
+        };
         unfinished.finish();
         Report { id, name: name.into(), outcome }
     }
@@ -111,30 +118,16 @@ impl Executor {
         std::mem::take(&mut *lock(&self.aborted))
     }
 
-    /// Runs the handler, panics caught.
-    async fn attempt(
-        &self,
-        handler: &dyn Handler,
-        name: &'static str,
-        envelope: &Envelope,
-        redelivered: bool,
-    ) -> Result<Vec<u8>, (Failure, String)> {
-        let ctx = TaskContext::new(Attempt {
+    fn context(&self, envelope: &Envelope, name: &'static str, redelivered: bool) -> TaskContext {
+        TaskContext::new(Attempt {
             id: envelope.id,
             name,
-            queue: self.queue_text.clone(),
+            surroundings: self.surroundings.clone(),
             priority: envelope.priority,
             number: envelope.attempt,
             redelivered,
             enqueued_at: envelope.enqueued_at,
-            cancelled: self.cancelled.clone(),
-        });
-        match AssertUnwindSafe(handler.run(&envelope.payload, &ctx)).catch_unwind().await {
-            Ok(Ok(output)) => Ok(output),
-            Ok(Err(RunError::Failed(error))) => Err((Failure::Failed(error.intent), error.to_string())),
-            Ok(Err(RunError::Undecodable(error))) => Err((Failure::Undecodable, error.to_string())),
-            Err(panic) => Err((Failure::Panicked, format!("panicked: {}", text(&*panic)))),
-        }
+        })
     }
 
     /// Decides what becomes of the task, and does it.
@@ -142,24 +135,28 @@ impl Executor {
         &self,
         delivery: Delivery,
         envelope: Envelope,
-        ended: Result<Vec<u8>, (Failure, String)>,
+        ended: Result<Result<Vec<u8>, RunError>, Panic>,
     ) -> Outcome {
-        let (output, failure, error) = match ended {
-            Ok(output) => (output, Ok(()), String::new()),
-            Err((failure, error)) => (Vec::new(), Err(failure), error),
+        let (result, output, error) = match ended {
+            Ok(Ok(output)) => (Ok(()), output, String::new()),
+            Ok(Err(RunError::Failed(error))) => {
+                (Err(Failure::Failed(error.intent)), Vec::new(), error.to_string())
+            }
+            Ok(Err(RunError::Undecodable(error))) => {
+                (Err(Failure::Undecodable), Vec::new(), error.to_string())
+            }
+            Err(panic) => (Err(Failure::Panicked), Vec::new(), format!("panicked: {}", text(&*panic))),
         };
         let policy = self.policy.with_max_attempts(envelope.max_attempts);
-        let cancelled = self.cancelled.is_cancelled();
-        match settlement(failure, envelope.attempt, policy, cancelled, fastrand::f64()) {
+        let cancelled = self.surroundings.cancelled.is_cancelled();
+        match settlement(result, envelope.attempt, policy, cancelled, fastrand::f64()) {
             Settlement::Done => {
-                if envelope.reply_to.is_some() {
-                    Box::pin(self.reply(&envelope, Reply::Succeeded(output))).await;
-                }
+                self.reply(&envelope, Reply::Succeeded(output)).await;
                 delivery.ack();
                 Outcome::Succeeded
             }
-            Settlement::Retry(wait) => Box::pin(self.retry(delivery, envelope, wait, &error)).await,
-            Settlement::DeadLetter(reason) => Box::pin(self.bury(delivery, envelope, reason, &error)).await,
+            Settlement::Retry(wait) => self.retry(delivery, envelope, wait, &error).await,
+            Settlement::DeadLetter(reason) => self.bury(delivery, envelope, reason, &error).await,
             Settlement::HandBack => {
                 delivery.requeue();
                 Outcome::HandedBack
@@ -214,7 +211,7 @@ impl Executor {
         let publish = Publish { exchange: exchange.clone(), key, mandatory: true, message };
         let mut pause = Duration::from_millis(100);
         loop {
-            match self.broker.transport().publish(publish.clone(), PUBLISH_TIMEOUT).await {
+            match self.broker.transport().publish(&publish, PUBLISH_TIMEOUT).await {
                 Ok(()) => return delivery.ack(),
                 // It will never take this one (too large for it with its headers, say): the broker's own
                 // dead-lettering keeps the message.
@@ -253,7 +250,7 @@ impl Executor {
         };
         let message = reply.seal(envelope.id);
         let publish = Publish { exchange: self.outputs.clone(), key, mandatory: false, message };
-        if let Err(error) = self.broker.transport().publish(publish, REPLY_TIMEOUT).await {
+        if let Err(error) = self.broker.transport().publish(&publish, REPLY_TIMEOUT).await {
             tracing::warn!(task.id = %envelope.id, task.name = envelope.name, %error, "output not delivered");
         }
     }

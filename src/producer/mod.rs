@@ -139,7 +139,7 @@ impl Producer {
             message: envelope.seal(),
         };
         let timeout = options.timeout.unwrap_or(producer.timeout);
-        self.publish(publish, &route, timeout).await.map_err(|error| refused(error, id, &route.queue))?;
+        self.publish(&publish, &route, timeout).await.map_err(|error| refused(error, id, &route.queue))?;
         Ok(Enqueued::new(id, output))
     }
 
@@ -155,17 +155,14 @@ impl Producer {
     }
 
     /// Publishes; a queue that was deleted meanwhile is declared again, once.
-    async fn publish(&self, publish: Publish, route: &Route, timeout: Duration) -> Result<(), PublishError> {
+    async fn publish(&self, publish: &Publish, route: &Route, timeout: Duration) -> Result<(), PublishError> {
         let broker = &self.0.broker;
-        if !self.0.declares {
+        let result = broker.transport().publish(publish, timeout).await;
+        let is_gone = result == Err(PublishError::Unroutable);
+        if is_gone && self.0.declares && Box::pin(broker.declare_again(&route.queue)).await.is_ok() {
             return broker.transport().publish(publish, timeout).await;
         }
-        match broker.transport().publish(publish.clone(), timeout).await {
-            Err(PublishError::Unroutable) if broker.declare_again(&route.queue).await.is_ok() => {
-                broker.transport().publish(publish, timeout).await
-            }
-            result => result,
-        }
+        result
     }
 
     /// The way to `queue`, which is declared if need be.
@@ -176,7 +173,7 @@ impl Producer {
         }
         let name = QueueName::new(queue)?;
         if self.0.declares {
-            self.0.broker.declare(&name).await?;
+            Box::pin(self.0.broker.declare(&name)).await?;
         }
         let keys = Lane::ALL.map(|lane| Names::lane_key(&name, lane));
         let route = Arc::new(Route { queue: name, keys });

@@ -60,8 +60,8 @@ pub trait Transport: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     async fn declare(&self, topology: &Topology) -> Result<()>;
 
     /// Publishes and waits for the confirm (C2), at most `timeout`; while there is no connection it waits for the next
-    /// one and publishes again, with the same message id.
-    async fn publish(&self, publish: Publish, timeout: Duration) -> Result<(), PublishError>;
+    /// one and publishes again, with the same message id. The message is kept by the caller until its fate is known.
+    async fn publish(&self, publish: &Publish, timeout: Duration) -> Result<(), PublishError>;
 
     /// Starts to consume (C3).
     async fn subscribe(&self, subscribe: Subscribe) -> Result<Box<dyn Subscription>>;

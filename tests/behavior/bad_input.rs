@@ -81,7 +81,7 @@ async fn publish(setup: &Setup, message: Message) {
         mandatory: true,
         message,
     };
-    setup.broker.transport().publish(publish, Duration::from_secs(5)).await.unwrap();
+    setup.broker.transport().publish(&publish, Duration::from_secs(5)).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

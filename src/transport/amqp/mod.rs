@@ -127,8 +127,8 @@ impl Transport for Amqp {
         Ok(())
     }
 
-    async fn publish(&self, publish: Publish, timeout: Duration) -> Result<(), PublishError> {
-        self.publisher.publish(&publish, timeout).await
+    async fn publish(&self, publish: &Publish, timeout: Duration) -> Result<(), PublishError> {
+        self.publisher.publish(publish, timeout).await
     }
 
     async fn subscribe(&self, subscribe: Subscribe) -> Result<Box<dyn Subscription>> {

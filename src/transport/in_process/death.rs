@@ -92,3 +92,77 @@ fn deaths(headers: &Headers) -> impl Iterator<Item = &Headers> {
 fn is(death: &Headers, field: &str, text: &str) -> bool {
     death.get(field).and_then(Value::as_text) == Some(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn name(name: &str) -> Name {
+        Name::new("name", name).unwrap()
+    }
+
+    type Death = (&'static str, Reason);
+
+    /// A message that died in these queues for these reasons, the last one last.
+    fn after(deaths: &[Death], key: Option<&str>) -> (Origin, Message) {
+        let to = DeadLetter { exchange: name("dead"), key: key.map(name) };
+        let mut origin = Origin { exchange: name("exchange"), key: name("key") };
+        let mut message = Message { expiration: Some(Duration::from_secs(1)), ..Message::default() };
+        message.headers.insert("CC", Value::List(vec!["copy".into()]));
+        for (queue, reason) in deaths {
+            let dead = Dead { origin, message, reason: *reason };
+            (origin, message) = dead_letter(&dead, &name(queue), &to, 7);
+        }
+        (origin, message)
+    }
+
+    fn summary(message: &Message) -> Vec<String> {
+        let text = |death: &Headers, field| death.get(field).and_then(Value::as_text).unwrap().to_owned();
+        let count = |death: &Headers| death.get("count").and_then(Value::as_int).unwrap();
+        deaths(&message.headers)
+            .map(|death| format!("{} {} {}", text(death, "queue"), text(death, "reason"), count(death)))
+            .collect()
+    }
+
+    #[test]
+    fn deaths_are_counted_by_queue_and_reason_the_newest_first() {
+        use Reason::DeliveryLimit;
+        use Reason::Expired;
+        use Reason::Rejected;
+        let deaths = [("a", Rejected), ("b", Expired), ("a", Rejected), ("a", DeliveryLimit)];
+        let (_, message) = after(&deaths, None);
+        assert_eq!(summary(&message), ["a delivery_limit 1", "a rejected 2", "b expired 1"]);
+        let first = message.headers.get("x-first-death-queue").and_then(Value::as_text);
+        assert_eq!(first, Some("a"));
+    }
+
+    #[test]
+    fn a_dead_letter_has_no_expiration_and_copies_only_by_its_own_key() {
+        for (key, expected_key, has_copies) in [(None, "key", true), (Some("other"), "other", false)] {
+            let (origin, message) = after(&[("a", Reason::Expired)], key);
+            assert_eq!(message.expiration, None);
+            assert_eq!(origin, Origin { exchange: name("dead"), key: name(expected_key) });
+            assert_eq!(message.headers.get("CC").is_some(), has_copies);
+        }
+    }
+
+    #[test]
+    fn it_is_a_cycle_unless_somebody_rejected_it_on_the_way() {
+        use Reason::Expired;
+        use Reason::Rejected;
+        let table: [(&[Death], &str, bool); 6] = [
+            (&[], "a", false),
+            (&[("a", Expired)], "a", true),
+            (&[("a", Expired)], "b", false),
+            (&[("a", Expired), ("b", Expired)], "a", true),
+            (&[("a", Rejected), ("b", Expired)], "a", false),
+            (&[("a", Expired), ("b", Rejected)], "a", false),
+        ];
+        for (deaths, target, expected) in table {
+            let (_, message) = after(deaths, None);
+            assert_eq!(is_cycle(&message.headers, &name(target)), expected, "{deaths:?} to {target}");
+        }
+    }
+}

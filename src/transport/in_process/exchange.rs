@@ -152,3 +152,111 @@ pub(super) fn unbound(binding: &Binding, reason: String) -> Error {
     let (Target::Queue(target) | Target::Exchange(target)) = to;
     Error::Declare { object: format!("binding '{key}' from '{exchange}' to '{target}'"), reason }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::message::Headers;
+
+    use super::*;
+
+    fn name(name: &str) -> Name {
+        Name::new("name", name).unwrap()
+    }
+
+    /// Exchanges (name, kind, alternate) and bindings (exchange, key, target); targets in capitals are queues.
+    fn exchanges(all: &[(&str, ExchangeKind, &str)], bindings: &[(&str, &str, &str)]) -> Exchanges {
+        let mut exchanges = Exchanges::default();
+        for (exchange, kind, alternate) in all {
+            let alternate = Name::new("name", *alternate).ok();
+            exchanges.declare(&topology::Exchange { name: name(exchange), kind: *kind, alternate }).unwrap();
+        }
+        for (exchange, key, target) in bindings {
+            let is_queue = target.starts_with(char::is_uppercase);
+            let to = if is_queue { Target::Queue(name(target)) } else { Target::Exchange(name(target)) };
+            exchanges.bind(&Binding { exchange: name(exchange), key: name(key), to }).unwrap();
+        }
+        exchanges
+    }
+
+    fn routed(exchanges: &Exchanges, keys: &[&str]) -> String {
+        let mut queues = exchanges.route(&name("x"), keys).unwrap();
+        queues.sort();
+        queues.iter().map(Name::as_str).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn each_kind_matches_its_own_way() {
+        let bindings = [("x", "a.b", "A"), ("x", "a.*", "B"), ("x", "#", "C"), ("x", "a.b", "D")];
+        for (kind, key, expected) in [
+            (ExchangeKind::Direct, "a.b", "A D"),
+            (ExchangeKind::Direct, "a.*", "B"),
+            (ExchangeKind::Direct, "a.c", ""),
+            (ExchangeKind::Topic, "a.b", "A B C D"),
+            (ExchangeKind::Topic, "a.c", "B C"),
+            (ExchangeKind::Topic, "z", "C"),
+            (ExchangeKind::Fanout, "z", "A B C D"),
+        ] {
+            let exchanges = exchanges(&[("x", kind, "")], &bindings);
+            assert_eq!(routed(&exchanges, &[key]), expected, "{kind:?} {key}");
+        }
+    }
+
+    #[test]
+    fn patterns_match_words() {
+        for (pattern, key, expected) in [
+            ("a.b", "a.b", true),
+            ("a.b", "a.bb", false),
+            ("*", "a", true),
+            ("*", "a.b", false),
+            ("*.*", "a.", true),
+            ("#", "a.b.c", true),
+            ("a.#", "a", true),
+            ("a.#", "ab", false),
+            ("#.z", "z", true),
+            ("#.z", "a.b.z", true),
+            ("a.#.z", "a.z", true),
+            ("a.#.z", "a.b.c.z", true),
+            ("a.#.z", "a.z.b", false),
+            ("#.a.#", "b.a.c", true),
+            ("#.*.#", "a", true),
+            ("a.*.#", "a", false),
+        ] {
+            assert_eq!(topic_matches(pattern, key), expected, "{pattern} {key}");
+        }
+    }
+
+    #[test]
+    fn several_keys_reach_each_queue_once() {
+        let bindings = [("x", "a", "A"), ("x", "b", "A"), ("x", "b", "B"), ("x", "c", "C")];
+        let exchanges = exchanges(&[("x", ExchangeKind::Direct, "")], &bindings);
+        let headers = Headers::from_iter([("CC", Value::List(vec!["b".into(), Value::Int(1), "z".into()]))]);
+        let message = Message { headers, ..Message::default() };
+        let origin = Origin { exchange: name("x"), key: name("a") };
+        assert_eq!(origin.keys(&message), ["a", "b", "z"]);
+        assert_eq!(routed(&exchanges, &origin.keys(&message)), "A B");
+    }
+
+    #[test]
+    fn only_what_matches_no_binding_goes_to_the_alternate() {
+        let all = [
+            ("x", ExchangeKind::Direct, "alt"),
+            ("alt", ExchangeKind::Fanout, ""),
+            ("y", ExchangeKind::Direct, ""),
+        ];
+        let bindings = [("x", "a", "A"), ("x", "to y", "y"), ("alt", "any", "ALT")];
+        let exchanges = exchanges(&all, &bindings);
+        for (keys, expected) in
+            [(&["a"] as &[&str], "A"), (&["z"], "ALT"), (&["z", "a"], "A"), (&["to y"], "")]
+        {
+            assert_eq!(routed(&exchanges, keys), expected, "{keys:?}");
+        }
+    }
+
+    #[test]
+    fn circles_and_missing_alternates_end() {
+        let all = [("x", ExchangeKind::Fanout, "missing"), ("y", ExchangeKind::Fanout, "x")];
+        assert_eq!(routed(&exchanges(&all, &[]), &["a"]), "");
+        let around = exchanges(&all, &[("x", "a", "y"), ("y", "a", "x"), ("y", "a", "A")]);
+        assert_eq!(routed(&around, &["a"]), "A");
+    }
+}

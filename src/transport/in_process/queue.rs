@@ -65,6 +65,7 @@ struct Subscriber {
 
 /// What a subscriber finds.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "it lives for one call")]
 pub(super) enum Next {
     Message { tag: u64, message: Message, redelivered: bool, returned: u32 },
     Nothing,
@@ -240,5 +241,178 @@ impl Queue {
 impl Subscriber {
     fn has_room(&self) -> bool {
         self.unsettled.len() < self.prefetch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::name::Name;
+    use crate::topology::DeadLetter;
+
+    use super::*;
+
+    const QUORUM: QueueKind = QueueKind::Quorum { group_size: 1, delivery_limit: 2 };
+
+    fn name(name: &str) -> Name {
+        Name::new("name", name).unwrap()
+    }
+
+    fn queue(kind: QueueKind, with: impl FnOnce(&mut topology::Queue)) -> Queue {
+        let mut declared = topology::Queue::new(name("queue"), kind);
+        declared.dead_letter = Some(DeadLetter { exchange: name("dead"), key: None });
+        with(&mut declared);
+        Queue::new(declared)
+    }
+
+    fn push(queue: &mut Queue, body: &str, expiration: Option<u64>, now: Instant) {
+        let origin = Origin { exchange: name("exchange"), key: name("key") };
+        let expiration = expiration.map(Duration::from_millis);
+        queue.push(origin, Message { body: body.into(), expiration, ..Message::default() }, now);
+    }
+
+    fn push_all(queue: &mut Queue, bodies: &str) {
+        let now = Instant::now();
+        bodies.split_terminator(' ').for_each(|body| push(queue, body, None, now));
+        queue.dispatch(now);
+    }
+
+    /// Everything that a subscriber finds.
+    fn bodies(queue: &mut Queue, id: SubscriberId) -> String {
+        let mut found = Vec::new();
+        while let Next::Message { message, .. } = queue.next(id) {
+            found.push(String::from_utf8(message.body).unwrap());
+        }
+        found.join(" ")
+    }
+
+    fn waiting(queue: &Queue) -> String {
+        let bodies = queue.ready().map(|message| String::from_utf8(message.body.clone()).unwrap());
+        bodies.collect::<Vec<_>>().join(" ")
+    }
+
+    fn reasons(queue: &mut Queue) -> Vec<Reason> {
+        queue.take_dead().iter().map(|dead| dead.reason).collect()
+    }
+
+    #[test]
+    fn subscribers_take_turns_as_far_as_they_have_room() {
+        let table: [(bool, &[u16], &[&str]); 4] = [
+            (false, &[5, 5], &["a c e", "b d"]),
+            (false, &[1, 5], &["a", "b c d e"]),
+            (false, &[1, 1], &["a", "b"]),
+            (true, &[2, 5], &["a b", ""]),
+        ];
+        for (single_active_consumer, prefetches, expected) in table {
+            let mut queue = queue(QUORUM, |queue| queue.single_active_consumer = single_active_consumer);
+            for (id, prefetch) in (0..).zip(prefetches) {
+                queue.subscribe(id, *prefetch);
+            }
+            push_all(&mut queue, "a b c d e");
+            for (id, expected) in (0..).zip(expected) {
+                assert_eq!(bodies(&mut queue, id), *expected, "{prefetches:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_comes_back_is_where_it_was() {
+        let table: [(&[u64], &str); 4] =
+            [(&[1], "a d"), (&[2, 1], "a b d"), (&[3], "c d"), (&[3, 2, 1], "a b c d")];
+        for (requeued, expected) in table {
+            let mut queue = queue(QueueKind::Classic, |_| ());
+            queue.subscribe(7, 3);
+            push_all(&mut queue, "a b c d");
+            for tag in requeued {
+                queue.settle(7, *tag, Settlement::Requeue);
+            }
+            assert_eq!(waiting(&queue), expected);
+        }
+    }
+
+    #[test]
+    fn closing_gives_back_everything_in_order() {
+        let mut queue = queue(QUORUM, |_| ());
+        queue.subscribe(1, 2);
+        queue.subscribe(2, 2);
+        push_all(&mut queue, "a b c d e");
+        queue.settle(1, 1, Settlement::Ack);
+        queue.close_all();
+        assert_eq!(waiting(&queue), "b c d e");
+        queue.settle(1, 2, Settlement::Ack);
+        assert_eq!(waiting(&queue), "b c d e", "a tag from before settles nothing");
+    }
+
+    #[test]
+    fn only_the_head_expires_and_never_early() {
+        let table: [(Option<u64>, Option<u64>, u64, &str); 6] = [
+            (Some(100), Some(100), 99, "a b"),
+            (Some(100), Some(100), 100, ""),
+            (Some(100), Some(10), 50, "a b"),
+            (Some(10), Some(100), 50, "b"),
+            (None, Some(10), 50, "a b"),
+            (Some(10), None, 50, "b"),
+        ];
+        for (first, second, after, expected) in table {
+            let mut queue = queue(QUORUM, |_| ());
+            let now = Instant::now();
+            push(&mut queue, "a", first, now);
+            push(&mut queue, "b", second, now);
+            queue.dispatch(now + Duration::from_millis(after));
+            assert_eq!(waiting(&queue), expected, "{first:?} {second:?} after {after}");
+        }
+    }
+
+    #[test]
+    fn the_shorter_time_to_live_counts() {
+        for (of_queue, of_message, expected) in [
+            (Some(5), Some(9), Some(5)),
+            (Some(9), Some(5), Some(5)),
+            (None, Some(5), Some(5)),
+            (None, None, None),
+        ] {
+            let mut queue = queue(QUORUM, |queue| queue.message_ttl = of_queue.map(Duration::from_millis));
+            let now = Instant::now();
+            push(&mut queue, "a", of_message, now);
+            assert_eq!(queue.expires(), expected.map(|ttl| now + Duration::from_millis(ttl)));
+        }
+    }
+
+    #[test]
+    fn a_time_to_live_beyond_all_clocks_is_none() {
+        let mut queue = queue(QUORUM, |queue| queue.message_ttl = Some(Duration::MAX));
+        push(&mut queue, "a", None, Instant::now());
+        assert_eq!(queue.expires(), None);
+    }
+
+    #[test]
+    fn a_quorum_queue_has_enough_after_its_limit_and_a_classic_one_never() {
+        for (kind, expected) in [(QUORUM, vec![Reason::DeliveryLimit]), (QueueKind::Classic, vec![])] {
+            let mut queue = queue(kind, |_| ());
+            queue.subscribe(1, 1);
+            push_all(&mut queue, "a");
+            for tag in 1..=3 {
+                assert_eq!(bodies(&mut queue, 1), "a");
+                queue.settle(1, tag, Settlement::Requeue);
+                queue.dispatch(Instant::now());
+            }
+            assert_eq!(reasons(&mut queue), expected);
+        }
+    }
+
+    #[test]
+    fn what_waits_and_what_is_dead_makes_a_queue_full() {
+        let mut queue = queue(QUORUM, |queue| queue.max_length = Some(1));
+        queue.subscribe(1, 1);
+        push_all(&mut queue, "a");
+        assert!(!queue.is_full(), "the one is not waiting");
+        push_all(&mut queue, "b");
+        assert!(queue.is_full());
+        queue.settle(1, 1, Settlement::Reject);
+        queue.dispatch(Instant::now());
+        assert!(queue.is_full(), "the one is still on its way");
+        assert_eq!(reasons(&mut queue), [Reason::Rejected]);
+        assert!(!queue.is_full());
     }
 }

@@ -44,7 +44,7 @@ pub(super) struct State {
     changed: BTreeSet<Name>,
     /// The queues with dead letters that no target took. Any change may help them.
     stuck: BTreeSet<Name>,
-    /// When [`wind`](Self::wind) is to be called next.
+    /// When something may expire next.
     alarm: Option<Instant>,
     closed: bool,
 }
@@ -192,12 +192,16 @@ impl State {
         if self.closed { Err(Error::Closed) } else { Ok(()) }
     }
 
+    /// The earliest moment at which anything may expire.
     pub(super) fn alarm(&self) -> Option<Instant> {
         self.alarm
     }
 
-    /// Takes note of every queue whose head has expired, and sets the alarm for the next one.
-    pub(super) fn wind(&mut self, now: Instant) {
+    /// Expires what the time that has passed expires. Returns whom to wake.
+    pub(super) fn catch_up(&mut self, now: Instant) -> Vec<Waker> {
+        if self.alarm.is_none_or(|at| at > now) {
+            return Vec::new();
+        }
         self.alarm = None;
         for (name, queue) in &self.queues {
             match queue.expires() {
@@ -207,6 +211,7 @@ impl State {
                 at => self.alarm = sooner(self.alarm, at),
             }
         }
+        self.run(now)
     }
 
     /// Carries out what follows from the changes: expiry, deliveries, dead letters, and what follows from those.

@@ -1,0 +1,148 @@
+//! The layering drawn in ARCHITECTURE.md, as a test.
+//!
+//! It reads text, not syntax: a path built by a macro and an edge through `super::` of the same folder are not seen.
+//! The unit tests at the end of a file do not count.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+/// Bottom to top. A module may name only modules in layers below its own, or in its own folder.
+const LAYERS: &[&[&str]] = &[
+    &["error"],
+    &["name", "message", "clock", "lane", "task", "outcome", "retry"],
+    &["topology", "handler", "envelope", "reply"],
+    &["transport"],
+    &["transport::in_process", "transport::amqp"],
+    &["broker"],
+    &["producer", "consumer"],
+    &["testing"],
+    &["lib"],
+];
+
+/// The implementations of the transport, and the only modules that may name them.
+const BEHIND_THE_SEAM: &[&str] = &["transport::in_process", "transport::amqp"];
+const MAY_REACH_BEHIND: &[&str] = &["lib", "testing", "broker", "transport"];
+
+/// A dependency, and the only module that may name it.
+const CONFINED: &[(&str, &str)] = &[("amqprs::", "transport::amqp"), ("rmp_serde::", "envelope")];
+
+const MAX_LINES: usize = 500;
+
+#[test]
+fn modules_point_downward() {
+    let mut wrong = BTreeSet::new();
+    for (module, code) in sources() {
+        let from = layer(&module);
+        for target in references(&module, &code) {
+            let is_same_folder = head(&module) == head(&target);
+            if !is_same_folder && from <= layer(&target) {
+                wrong.insert(format!("{module} names {target}, which is not below it"));
+            }
+            let is_behind = BEHIND_THE_SEAM.iter().any(|name| is_inside(&target, name));
+            if is_behind && !MAY_REACH_BEHIND.contains(&head(&module)) {
+                wrong.insert(format!("{module} reaches past the seam to {target}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn transports_do_not_name_each_other() {
+    for (module, code) in sources() {
+        let Some(own) = BEHIND_THE_SEAM.iter().find(|name| is_inside(&module, name)) else { continue };
+        for target in references(&module, &code) {
+            let other = BEHIND_THE_SEAM.iter().find(|name| *name != own && is_inside(&target, name));
+            assert!(other.is_none(), "{module} names {target}");
+        }
+    }
+}
+
+#[test]
+fn dependencies_stay_where_they_belong() {
+    for (module, code) in sources() {
+        for (name, home) in CONFINED {
+            let is_at_home = is_inside(&module, home);
+            assert!(
+                is_at_home || !without_comments(&code).contains(name),
+                "{module} names {name}; only {home} may"
+            );
+        }
+    }
+}
+
+#[test]
+fn files_stay_short() {
+    for (module, code) in sources() {
+        let lines = code.lines().count();
+        assert!(lines <= MAX_LINES, "{module} has {lines} lines, and {MAX_LINES} are allowed");
+    }
+}
+
+/// Every module's path and its text, up to its unit tests.
+fn sources() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    let mut folders = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            if path.extension().is_none_or(|extension| extension != "rs") {
+                continue;
+            }
+            let relative = path.strip_prefix(&root).unwrap().with_extension("");
+            let parts = relative.iter().map(|part| part.to_str().unwrap());
+            let module: Vec<&str> = parts.filter(|part| *part != "mod").collect();
+            let text = fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+            found.push((module.join("::"), code.to_owned()));
+        }
+    }
+    found
+}
+
+/// Every module named by a `crate::` path. The spellings that would hide an edge are not allowed.
+fn references(module: &str, code: &str) -> Vec<String> {
+    let code = without_comments(code);
+    assert!(!code.contains("crate::{"), "{module}: one `use crate::module` a line, so that every edge shows");
+    assert!(!code.contains("super::super"), "{module}: write `crate::`, so that every edge shows");
+    let mut found = Vec::new();
+    for rest in code.split("crate::").skip(1) {
+        let is_path = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+        let path = rest.split(|c| !is_path(c)).next().unwrap();
+        let names_a_module = path.starts_with(char::is_lowercase);
+        assert!(names_a_module, "{module}: name the module, not the facade: crate::{path}");
+        let modules = path.split("::").take_while(|part| part.starts_with(char::is_lowercase));
+        found.push(modules.collect::<Vec<_>>().join("::"));
+    }
+    found
+}
+
+fn without_comments(code: &str) -> String {
+    let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
+fn head(module: &str) -> &str {
+    module.split("::").next().unwrap()
+}
+
+fn is_inside(module: &str, folder: &str) -> bool {
+    module.strip_prefix(folder).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+/// How high a module is: the height of the longest name in [`LAYERS`] that it is inside.
+fn layer(module: &str) -> usize {
+    let heights =
+        LAYERS.iter().enumerate().flat_map(|(height, names)| names.iter().map(move |name| (name, height)));
+    let inside = heights.filter(|(name, _)| is_inside(module, name));
+    let longest = inside.max_by_key(|(name, _)| name.len());
+    longest.unwrap_or_else(|| panic!("{module} has no layer; give it one in LAYERS")).1
+}
