@@ -10,5 +10,6 @@ mod consumer_dies;
 mod link_is_cut;
 mod process;
 mod producer_dies;
+mod queue_is_new;
 mod run;
 mod worker;
