@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
+use async_trait::async_trait;
 use taskhare::testing::TestBroker;
 use taskhare::testing::vhost_of;
 use taskhare::topology::Binding;
@@ -42,6 +43,19 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const SILENCE: Duration = Duration::from_millis(300);
 
 const QUORUM: QueueKind = QueueKind::Quorum { group_size: 3, delivery_limit: 1_000_000 };
+
+/// [`Transport::publish`] for messages made for the occasion.
+#[async_trait]
+trait Send {
+    async fn send(&self, publish: Publish, limit: Duration) -> Result<(), PublishError>;
+}
+
+#[async_trait]
+impl Send for Amqp {
+    async fn send(&self, publish: Publish, limit: Duration) -> Result<(), PublishError> {
+        self.publish(&publish, limit).await
+    }
+}
 
 /// A transport in a virtual host of its own, with the queue `q` behind the exchange `tasks`.
 struct Lab {
@@ -73,11 +87,11 @@ impl Lab {
     }
 
     async fn publish(&self, id: &str) {
-        self.amqp.publish(publish("q", id), PATIENCE).await.unwrap();
+        self.amqp.send(publish("q", id), PATIENCE).await.unwrap();
     }
 
     async fn publish_all(&self, count: usize) {
-        let all = (0..count).map(|id| self.amqp.publish(publish("q", &id.to_string()), PATIENCE));
+        let all = (0..count).map(|id| self.amqp.send(publish("q", &id.to_string()), PATIENCE));
         for outcome in futures_util::future::join_all(all).await {
             outcome.unwrap();
         }

@@ -1,5 +1,6 @@
 //! C2, C10, C11, C12: publishing.
 
+use crate::Send as _;
 use crate::reconnect::Proxied;
 use crate::*;
 
@@ -43,7 +44,7 @@ async fn a_message_arrives_as_it_was_published() {
         let mut subscription = lab.amqp.subscribe(subscribe(key, 10)).await.unwrap();
         for message in [full.clone(), Message::default()] {
             let publish = Publish { message: message.clone(), ..publish(key, "") };
-            lab.amqp.publish(publish, PATIENCE).await.unwrap();
+            lab.amqp.send(publish, PATIENCE).await.unwrap();
             let delivery = next(&mut subscription).await;
             assert_eq!(delivery.message, message);
             assert!(!delivery.redelivered);
@@ -63,14 +64,14 @@ async fn what_reaches_no_queue_is_told_from_what_does() {
         if id % 2 == 0 {
             publish.message.id = None;
         }
-        lab.amqp.publish(publish, PATIENCE)
+        lab.amqp.send(publish, PATIENCE)
     });
     for (id, outcome) in futures_util::future::join_all(all).await.into_iter().enumerate() {
         let expected = if id % 3 == 0 { Err(PublishError::Unroutable) } else { Ok(()) };
         assert_eq!(outcome, expected, "{id}");
     }
     let optional = Publish { mandatory: false, ..publish("nowhere", "x") };
-    assert_eq!(lab.amqp.publish(optional, PATIENCE).await, Ok(()));
+    assert_eq!(lab.amqp.send(optional, PATIENCE).await, Ok(()));
 }
 
 #[tokio::test]
@@ -81,7 +82,7 @@ async fn a_full_queue_rejects() {
     lab.amqp.declare(&bound(full)).await.unwrap();
     let mut outcomes = Vec::new();
     for id in 0..4 {
-        outcomes.push(lab.amqp.publish(publish("full", &id.to_string()), PATIENCE).await);
+        outcomes.push(lab.amqp.send(publish("full", &id.to_string()), PATIENCE).await);
     }
     assert_eq!(outcomes, [Ok(()), Ok(()), Err(PublishError::Rejected), Err(PublishError::Rejected)]);
 }
@@ -91,7 +92,7 @@ async fn a_publish_that_the_broker_refuses_fails_and_others_do_not() {
     let lab = Lab::new().await;
     let refused = async {
         let publish = Publish { exchange: name("missing"), ..publish("q", "x") };
-        lab.amqp.publish(publish, PATIENCE).await
+        lab.amqp.send(publish, PATIENCE).await
     };
     let (refused, ()) = tokio::join!(refused, lab.publish_all(2000));
     let Err(PublishError::Refused(reason)) = refused else { panic!("{refused:?}") };
@@ -104,7 +105,7 @@ async fn a_user_without_permission_is_told_so() {
     let lab = Lab::new().await;
     let url = reader(broker, &lab).await;
     let limited = Amqp::connect(options(&url)).await.unwrap();
-    let refused = limited.publish(publish("q", "x"), PATIENCE).await;
+    let refused = limited.send(publish("q", "x"), PATIENCE).await;
     assert!(
         matches!(&refused, Err(PublishError::Refused(reason)) if reason.contains("ACCESS_REFUSED")),
         "{refused:?}"
@@ -121,7 +122,7 @@ async fn a_message_larger_than_the_broker_takes_is_refused() {
     let lab = Lab::on(&broker).await;
     let mut large = publish("q", "large");
     large.message.body = vec![0; 1001];
-    let (refused, ()) = tokio::join!(lab.amqp.publish(large, PATIENCE), lab.publish_all(100));
+    let (refused, ()) = tokio::join!(lab.amqp.send(large, PATIENCE), lab.publish_all(100));
     assert!(matches!(&refused, Err(PublishError::Refused(reason)) if reason.contains("1001")), "{refused:?}");
 }
 
@@ -134,9 +135,9 @@ async fn headers_up_to_the_limit_travel_and_larger_ones_are_refused() {
         publish.message.headers.insert("x", "x".repeat(size));
         publish
     };
-    lab.amqp.publish(with(102_000), PATIENCE).await.unwrap();
+    lab.amqp.send(with(102_000), PATIENCE).await.unwrap();
     next(&mut subscription).await.ack();
-    let refused = lab.amqp.publish(with(110_000), PATIENCE).await;
+    let refused = lab.amqp.send(with(110_000), PATIENCE).await;
     assert!(matches!(refused, Err(PublishError::Refused(_))), "{refused:?}");
     lab.publish("still works").await;
 }
@@ -150,14 +151,14 @@ async fn publishes_may_be_dropped_at_any_time() {
             let (amqp, dropped) = (lab.amqp.clone(), publish("q", &format!("dropped-{round}-{id}")));
             let micros = fastrand::u64(..2000);
             tokio::spawn(async move {
-                let publish = amqp.publish(dropped, PATIENCE);
+                let publish = amqp.send(dropped, PATIENCE);
                 let _ = tokio::time::timeout(Duration::from_micros(micros), publish).await;
             });
         }
         let (amqp, publish) = (lab.amqp.clone(), publish("q", &format!("kept-{round}")));
-        kept.push(tokio::spawn(async move { amqp.publish(publish, PATIENCE).await }));
+        kept.push(tokio::spawn(async move { amqp.send(publish, PATIENCE).await }));
         let wrong = Publish { key: name("nowhere"), ..crate::publish("q", &format!("wrong-{round}")) };
-        assert_eq!(lab.amqp.publish(wrong, PATIENCE).await, Err(PublishError::Unroutable));
+        assert_eq!(lab.amqp.send(wrong, PATIENCE).await, Err(PublishError::Unroutable));
     }
     for outcome in kept {
         outcome.await.unwrap().unwrap();
@@ -172,7 +173,7 @@ async fn after_close_publishes_end_with_closed() {
     let delivery = next(&mut subscription).await;
     lab.amqp.close().await;
     lab.amqp.close().await;
-    assert_eq!(lab.amqp.publish(publish("q", "after"), PATIENCE).await, Err(PublishError::Closed));
+    assert_eq!(lab.amqp.send(publish("q", "after"), PATIENCE).await, Err(PublishError::Closed));
     assert!(matches!(lab.amqp.declare(&queue("q", QUORUM)).await, Err(taskhare::Error::Closed)));
     assert!(matches!(lab.amqp.subscribe(subscribe("q", 1)).await, Err(taskhare::Error::Closed)));
     assert!(subscription.next().await.is_none());
@@ -192,7 +193,7 @@ async fn close_ends_publishes_that_wait() {
     proxied.proxy.set(taskhare::testing::Fault::Stall);
     let waiting = tokio::spawn({
         let amqp = lab.amqp.clone();
-        async move { amqp.publish(publish("q", "x"), PATIENCE).await }
+        async move { amqp.send(publish("q", "x"), PATIENCE).await }
     });
     tokio::task::yield_now().await;
     lab.amqp.close().await;

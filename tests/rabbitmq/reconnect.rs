@@ -1,5 +1,6 @@
 //! C3 and P9: every way to lose a connection, and going on after it.
 
+use crate::Send as _;
 use crate::*;
 
 use taskhare::testing::Fault;
@@ -38,7 +39,7 @@ async fn survives(lab: &Lab, harm: impl AsyncFnOnce()) {
                     break;
                 }
                 let id = format!("{publisher}-{count}");
-                amqp.publish(publish("q", &id), PATIENCE).await.unwrap();
+                amqp.send(publish("q", &id), PATIENCE).await.unwrap();
                 confirmed.push(id);
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
@@ -153,7 +154,7 @@ async fn a_queue_deleted_under_its_consumer_is_declared_and_consumed_again() {
     let management = TestBroker::shared().await.unwrap().management();
     management.delete_queue(&lab.vhost, "q").await.unwrap();
     let again = tokio::spawn(async move { (next(&mut subscription).await, subscription) });
-    let publish = || lab.amqp.publish(publish("q", "after"), PATIENCE);
+    let publish = || lab.amqp.send(publish("q", "after"), PATIENCE);
     eventually("the queue is back", async || publish().await.is_ok()).await;
     let (delivery, _subscription) = again.await.unwrap();
     assert_eq!(id(&delivery), "after");
@@ -197,7 +198,7 @@ async fn everything_is_declared_again_on_a_broker_that_forgot_it() {
     let close = async || broker.management().close_connections(&lab.vhost).await.unwrap() > 0;
     eventually("its connection is closed", close).await;
     for queue in ["q", "other"] {
-        let publish = || lab.amqp.publish(publish(queue, "x"), PATIENCE);
+        let publish = || lab.amqp.send(publish(queue, "x"), PATIENCE);
         eventually("the queue is back", async || publish().await.is_ok()).await;
     }
 }
@@ -232,7 +233,7 @@ async fn without_a_broker_a_publish_fails_by_its_timeout_and_says_why() {
     eventually("the connections are gone", async || proxy.connections() == 0).await;
     let limit = Duration::from_millis(200);
     let unavailable = async || {
-        let outcome = lab.amqp.publish(publish("q", "x"), limit).await;
+        let outcome = lab.amqp.send(publish("q", "x"), limit).await;
         matches!(outcome, Err(PublishError::Unavailable { last_loss: Some(_), .. }))
     };
     eventually("it is not sent at all", unavailable).await;
@@ -245,7 +246,7 @@ async fn a_publish_that_is_sent_and_not_confirmed_is_unconfirmed() {
     let Proxied { lab, proxy } = Proxied::new().await;
     lab.publish("before").await;
     proxy.set(Fault::Drop);
-    let outcome = lab.amqp.publish(publish("q", "x"), Duration::from_millis(200)).await;
+    let outcome = lab.amqp.send(publish("q", "x"), Duration::from_millis(200)).await;
     assert!(matches!(outcome, Err(PublishError::Unconfirmed { .. })), "{outcome:?}");
     // What was dropped is missing from the stream for good, which no real network does to a connection that goes on.
     proxy.set(Fault::Reset);
@@ -270,7 +271,7 @@ async fn under_an_alarm_publishes_fail_by_their_timeout_and_nothing_grows() {
         let all = (0..512).map(|_| {
             let mut large = publish("q", "x");
             large.message.body = vec![0; 4096];
-            lab.amqp.publish(large, limit)
+            lab.amqp.send(large, limit)
         });
         for outcome in futures_util::future::join_all(all).await {
             match outcome {
@@ -299,7 +300,7 @@ async fn a_queue_that_confirms_nothing_holds_up_others_no_longer_than_it_lasts()
     let broker = TestBroker::start().await.unwrap();
     let lab = Lab::on(&broker).await;
     lab.amqp.declare(&queue("stuck", QUORUM)).await.unwrap();
-    lab.amqp.publish(publish("stuck", "before"), PATIENCE).await.unwrap();
+    lab.amqp.send(publish("stuck", "before"), PATIENCE).await.unwrap();
     // As if it had lost its majority.
     let each = |call: &str| {
         format!("[sys:{call}(N) || N <- registered(), lists:suffix(\"_stuck\", atom_to_list(N))].")
@@ -308,7 +309,7 @@ async fn a_queue_that_confirms_nothing_holds_up_others_no_longer_than_it_lasts()
     assert_eq!(suspended.trim(), "[ok]");
     let limit = Duration::from_millis(200);
     let stuck = async |count: usize| {
-        let all = (0..count).map(|_| lab.amqp.publish(publish("stuck", "x"), limit));
+        let all = (0..count).map(|_| lab.amqp.send(publish("stuck", "x"), limit));
         let all = futures_util::future::join_all(all).await;
         assert!(all.iter().all(|it| matches!(it, Err(PublishError::Unconfirmed { .. }))), "{all:?}");
     };
@@ -316,11 +317,11 @@ async fn a_queue_that_confirms_nothing_holds_up_others_no_longer_than_it_lasts()
     // Behind a few of them the broker still takes others, and behind many it does not.
     lab.publish_all(100).await;
     stuck(500).await;
-    let outcome = lab.amqp.publish(publish("q", "held up"), limit).await;
+    let outcome = lab.amqp.send(publish("q", "held up"), limit).await;
     assert!(matches!(outcome, Err(PublishError::Unconfirmed { .. })), "{outcome:?}");
     broker.rabbitmqctl(["eval".to_owned(), each("resume")]).await.unwrap();
     lab.publish_all(1000).await;
-    lab.amqp.publish(publish("stuck", "after"), PATIENCE).await.unwrap();
+    lab.amqp.send(publish("stuck", "after"), PATIENCE).await.unwrap();
 }
 
 fn resident_kib() -> u64 {

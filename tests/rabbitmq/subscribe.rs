@@ -1,5 +1,6 @@
 //! C1, C3, C4, C5, C8, C9: declaring and consuming.
 
+use crate::Send as _;
 use crate::*;
 
 #[tokio::test]
@@ -28,7 +29,7 @@ async fn each_settlement_does_what_it_says() {
     let kind = QueueKind::Quorum { group_size: 1, delivery_limit: 100 };
     lab.amqp.declare(&with_dead_letters(Queue::new(name("work"), kind))).await.unwrap();
     for id in ["ack", "requeue", "reject", "drop"] {
-        lab.amqp.publish(publish("work", id), PATIENCE).await.unwrap();
+        lab.amqp.send(publish("work", id), PATIENCE).await.unwrap();
     }
     let mut work = lab.amqp.subscribe(subscribe("work", 10)).await.unwrap();
     let mut dead = lab.amqp.subscribe(subscribe("dead", 10)).await.unwrap();
@@ -68,7 +69,7 @@ async fn a_message_returned_too_often_is_dead_lettered() {
     let lab = Lab::new().await;
     let kind = QueueKind::Quorum { group_size: 1, delivery_limit: 2 };
     lab.amqp.declare(&with_dead_letters(Queue::new(name("work"), kind))).await.unwrap();
-    lab.amqp.publish(publish("work", "x"), PATIENCE).await.unwrap();
+    lab.amqp.send(publish("work", "x"), PATIENCE).await.unwrap();
     for returned in 0..3 {
         let mut work = lab.amqp.subscribe(subscribe("work", 1)).await.unwrap();
         let delivery = next(&mut work).await;
@@ -178,7 +179,7 @@ async fn of_single_active_consumers_one_works_until_it_goes() {
     let mut active = lab.amqp.subscribe(subscribe("single", 1)).await.unwrap();
     let mut waiting = lab.amqp.subscribe(subscribe("single", 1)).await.unwrap();
     for id in ["a", "b"] {
-        lab.amqp.publish(publish("single", id), PATIENCE).await.unwrap();
+        lab.amqp.send(publish("single", id), PATIENCE).await.unwrap();
     }
     let delivery = next(&mut active).await;
     nothing(&mut waiting).await;

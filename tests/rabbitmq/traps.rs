@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use taskhare::testing::Fault;
 use tokio::time::timeout;
 
+use crate::Send as _;
 use crate::raw::RawClient;
 use crate::raw::long;
 use crate::raw::table;
@@ -41,7 +42,7 @@ async fn concurrent_declares_on_one_handle_do_not_mix_replies() {
         let queue_name = format!("q{index}");
         lab.amqp.declare(&queue(&queue_name, QueueKind::Classic)).await.unwrap();
         for id in 0..count {
-            lab.amqp.publish(publish(&queue_name, &id.to_string()), PATIENCE).await.unwrap();
+            lab.amqp.send(publish(&queue_name, &id.to_string()), PATIENCE).await.unwrap();
         }
     }
     keeps_its_connections(&lab, async || {
@@ -104,7 +105,7 @@ async fn a_lost_connection_leaves_no_socket_behind() {
         proxy.set(Fault::Drop);
         // Both ends notice a silent peer after two heartbeats of 2 seconds.
         let is_lost = async || {
-            let outcome = lab.amqp.publish(publish("q", "x"), Duration::from_millis(100)).await;
+            let outcome = lab.amqp.send(publish("q", "x"), Duration::from_millis(100)).await;
             matches!(outcome, Err(PublishError::Unavailable { .. }))
         };
         eventually("the loss is noticed", is_lost).await;
@@ -165,8 +166,8 @@ async fn publishing_while_the_channel_is_closed_does_not_cost_the_connection() {
                 for round in 0..150 {
                     let missing = Publish { exchange: name("missing"), ..publish("q", "x") };
                     let brief = Duration::from_millis(2);
-                    let _ = amqp.publish(missing, brief).await;
-                    amqp.publish(publish("q", &format!("{publisher}-{round}")), PATIENCE).await.unwrap();
+                    let _ = amqp.send(missing, brief).await;
+                    amqp.send(publish("q", &format!("{publisher}-{round}")), PATIENCE).await.unwrap();
                 }
             });
         }
@@ -235,7 +236,7 @@ async fn a_publish_into_a_stuck_socket_ends_by_its_timeout() {
     proxy.set(Fault::Stall);
     let mut large = publish("q", "x");
     large.message.body = vec![0; 64 * 1024];
-    let all = (0..600).map(|_| lab.amqp.publish(large.clone(), Duration::from_secs(1)));
+    let all = (0..600).map(|_| lab.amqp.send(large.clone(), Duration::from_secs(1)));
     let all = timeout(PATIENCE, futures_util::future::join_all(all)).await.expect("none hangs");
     assert!(all.iter().all(Result::is_err));
     proxy.set(Fault::None);
@@ -255,14 +256,14 @@ async fn a_message_that_cannot_be_decoded_ends_as_a_dead_letter_and_others_go_on
             raw.publish("tasks", "work", &poison, b"poison").await.unwrap();
             raw.close().await.unwrap();
         }
-        lab.amqp.publish(publish("work", &id.to_string()), PATIENCE).await.unwrap();
+        lab.amqp.send(publish("work", &id.to_string()), PATIENCE).await.unwrap();
     }
     let mut work = lab.amqp.subscribe(subscribe("work", 100)).await.unwrap();
     lab.work_off(&mut work, 20).await;
     eventually("it is a dead letter", async || lab.depth("dead").await == 1).await;
     // And deliveries come at full width again.
     for id in 0..20 {
-        lab.amqp.publish(publish("work", &id.to_string()), PATIENCE).await.unwrap();
+        lab.amqp.send(publish("work", &id.to_string()), PATIENCE).await.unwrap();
     }
     let mut held = Vec::new();
     for _ in 0..20 {
@@ -281,10 +282,10 @@ async fn texts_too_long_for_amqp_are_refused_and_nothing_panics() {
     keeps_its_connections(&lab, async || {
         assert!(Name::new("queue", "x".repeat(256)).is_err());
         let mut long = publish("q", &"x".repeat(256));
-        assert!(matches!(lab.amqp.publish(long.clone(), PATIENCE).await, Err(PublishError::Refused(_))));
+        assert!(matches!(lab.amqp.send(long.clone(), PATIENCE).await, Err(PublishError::Refused(_))));
         long.message.id = None;
         long.message.headers.insert("x".repeat(256), 1);
-        assert!(matches!(lab.amqp.publish(long, PATIENCE).await, Err(PublishError::Refused(_))));
+        assert!(matches!(lab.amqp.send(long, PATIENCE).await, Err(PublishError::Refused(_))));
         let longest = Subscribe { tag: "ü".repeat(300), ..subscribe("q", 1) };
         lab.amqp.subscribe(longest).await.unwrap().close().await;
     })

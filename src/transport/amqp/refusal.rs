@@ -98,7 +98,6 @@ fn value(text: &str) -> String {
     let text = text.rsplit_once(" of type ").map_or(text, |(text, _)| text);
     match text.strip_prefix('\'') {
         Some(text) => text.strip_suffix('\'').unwrap_or(text).to_owned(),
-        None if text == "none" => "nothing".to_owned(),
         None => text.to_owned(),
     }
 }
@@ -147,7 +146,7 @@ mod tests {
             (
                 "'x-delivery-limit' for queue 'q' in vhost '/': received none but current is the value '20' of type 'long'",
                 "x-delivery-limit",
-                "nothing",
+                "none",
                 "20",
             ),
             (
@@ -166,12 +165,12 @@ mod tests {
                 "'x-dead-letter-strategy' for queue 'q' in vhost '/': received the value 'at-least-once' of type 'longstr' but current is none",
                 "x-dead-letter-strategy",
                 "at-least-once",
-                "nothing",
+                "none",
             ),
             (
                 "'x-single-active-consumer' for queue 'q' in vhost '/': received none but current is the value 'true' of type 'bool'",
                 "x-single-active-consumer",
-                "nothing",
+                "none",
                 "true",
             ),
             (
@@ -195,7 +194,7 @@ mod tests {
             (
                 "'alternate-exchange' for exchange 'e' in vhost '/': received none but current is the value 'alt' of type 'longstr'",
                 "alternate-exchange",
-                "nothing",
+                "none",
                 "alt",
             ),
             (
