@@ -1,7 +1,14 @@
 //! Tasks are neither lost nor repeated more than they may be: producer and consumer in processes of their own, on a real
 //! RabbitMQ, while each of the three and what is between them fails.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, unreachable_pub, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    unreachable_pub,
+    reason = "tests"
+)]
 
 mod account;
 mod broker_restarts;

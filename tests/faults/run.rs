@@ -88,15 +88,21 @@ impl<'a> Run<'a> {
     pub async fn until(&self, what: &str, mut check: impl AsyncFnMut(&watch::Sender<Account>) -> bool) {
         let started = Instant::now();
         while !check(&self.account).await {
-            let panicked = self.account.borrow().panicked();
-            if started.elapsed() > PATIENCE || panicked {
-                self.note("giving up");
-                self.print_log();
-                let lost = self.account.borrow().lost();
-                panic!("not within {PATIENCE:?}: {what}; not done: {:?}", &lost[..lost.len().min(20)]);
+            if self.account.borrow().panicked() {
+                self.give_up(&format!("a process panicked before: {what}"));
+            }
+            if started.elapsed() > PATIENCE {
+                self.give_up(&format!("not within {PATIENCE:?}: {what}"));
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    fn give_up(&self, why: &str) -> ! {
+        self.note("giving up");
+        self.print_log();
+        let lost = self.account.borrow().lost();
+        panic!("{why}; confirmed and not done: {:?}", &lost[..lost.len().min(20)]);
     }
 
     /// To the end: all that was confirmed is done, the broker has nothing left, and what ran has shut down well.
