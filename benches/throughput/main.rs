@@ -44,7 +44,7 @@ struct Settings {
 }
 
 fn settings() -> Settings {
-    let mut settings = Settings { rounds: 5, tasks: 30_000, json: false, alone: false, only: Vec::new() };
+    let mut settings = Settings { rounds: 5, tasks: 60_000, json: false, alone: false, only: Vec::new() };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {

@@ -13,6 +13,7 @@ pub enum Sample {
 }
 
 /// Runs from [`start`](Self::start) to [`stop`](Self::stop).
+#[derive(Clone, Copy, Debug)]
 pub struct Stopwatch {
     at: Instant,
     cpu: Duration,

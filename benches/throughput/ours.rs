@@ -1,6 +1,7 @@
 //! The work done with taskhare.
 
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -36,17 +37,12 @@ pub async fn run(row: &str, url: &str, size: usize, tasks: u64) -> Sample {
         }
         "consume" => {
             fill(&producer, size, tasks).await;
-            let watch = Stopwatch::start();
-            let consumer = consume(&broker, tasks).await;
-            consumer.done().await;
-            watch.stop(tasks)
+            consume(&broker, tasks).await.done().await.stop(tasks)
         }
         "end-to-end" => {
-            let watch = Stopwatch::start();
             let consumer = consume(&broker, tasks).await;
             fill(&producer, size, tasks).await;
-            consumer.done().await;
-            watch.stop(tasks)
+            consumer.done().await.stop(tasks)
         }
         _ => latency(&broker, &producer, size).await,
     };
@@ -62,16 +58,18 @@ async fn fill(producer: &Producer, size: usize, tasks: u64) {
 
 struct Counting {
     consumer: Consumer,
+    first: Arc<OnceLock<Stopwatch>>,
     all: Arc<Notify>,
 }
 
 async fn consume(broker: &Broker, tasks: u64) -> Counting {
-    let all = Arc::new(Notify::new());
-    let (count, last) = (Arc::new(AtomicU64::new(0)), all.clone());
+    let (first, all) = (Arc::new(OnceLock::new()), Arc::new(Notify::new()));
+    let (count, begin, end) = (AtomicU64::new(0), first.clone(), all.clone());
     let consumer = Consumer::builder(broker)
         .handler_fn(move |_: Payload, _| {
+            begin.get_or_init(Stopwatch::start);
             if count.fetch_add(1, Ordering::Relaxed) + 1 == tasks {
-                last.notify_one();
+                end.notify_one();
             }
             async { Ok(()) }
         })
@@ -80,14 +78,15 @@ async fn consume(broker: &Broker, tasks: u64) -> Counting {
         .start()
         .await
         .unwrap();
-    Counting { consumer, all }
+    Counting { consumer, first, all }
 }
 
 impl Counting {
-    /// Until the last acknowledgement has reached the broker.
-    async fn done(self) {
+    /// Waits until the last acknowledgement has reached the broker.
+    async fn done(self) -> Stopwatch {
         self.all.notified().await;
         self.consumer.shutdown().await;
+        *self.first.get().unwrap()
     }
 }
 

@@ -52,17 +52,13 @@ pub async fn run(row: &str, url: &str, size: usize, tasks: u64) -> Sample {
         }
         "consume" => {
             publisher.fill(size, tasks).await;
-            let watch = Stopwatch::start();
-            consume(url, tasks).await;
-            watch.stop(tasks)
+            consume(url, tasks).await.stop(tasks)
         }
         "end-to-end" => {
-            let watch = Stopwatch::start();
             let url = url.to_owned();
             let consumer = tokio::spawn(async move { consume(&url, tasks).await });
             publisher.fill(size, tasks).await;
-            consumer.await.unwrap();
-            watch.stop(tasks)
+            consumer.await.unwrap().stop(tasks)
         }
         _ => publisher.latency(url, size).await,
     }
@@ -227,10 +223,12 @@ impl Deliveries {
     }
 }
 
-async fn consume(url: &str, tasks: u64) {
+async fn consume(url: &str, tasks: u64) -> Stopwatch {
     let mut deliveries = Deliveries::open(url).await;
+    let mut first = None;
     for count in 1..=tasks {
         let payload = deliveries.next().await;
+        first.get_or_insert_with(Stopwatch::start);
         assert!(!payload.data.is_empty());
         if count % ACK_EVERY == 0 || count == tasks {
             deliveries.ack().await;
@@ -238,4 +236,5 @@ async fn consume(url: &str, tasks: u64) {
     }
     // The round trip proves that the acknowledgements were applied.
     deliveries.channel.clone().close().await.unwrap();
+    first.unwrap()
 }

@@ -215,11 +215,11 @@ async fn declaring_otherwise_is_a_conflict_that_names_both_values() {
         ),
         (
             |it| it.single_active_consumer = true,
-            "queue 'limited' exists with x-single-active-consumer = nothing, and true was asked for",
+            "queue 'limited' exists with x-single-active-consumer = none, and true was asked for",
         ),
         (
             |it| it.max_length = Some(7),
-            "queue 'limited' exists with x-max-length = nothing, and 7 was asked for",
+            "queue 'limited' exists with x-max-length = none, and 7 was asked for",
         ),
         (
             |it| it.dead_letter = Some(DeadLetter { exchange: name("other"), key: None }),

@@ -9,6 +9,7 @@
 //! `session` keeps away what the client library does not survive, `connection` makes connections anew for ever,
 //! `confirms` and `settle` hold the two hot paths, `refusal` reads what the broker says.
 
+mod acks;
 mod confirms;
 mod connection;
 mod declare;

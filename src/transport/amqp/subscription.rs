@@ -243,10 +243,7 @@ impl Live {
                     let Ok(Some((tag, messages))) = upgraded else { return Poll::Ready(None) };
                     (self.tag, self.messages) = (tag, messages);
                 }
-                Poll::Pending => {
-                    self.settler.idle();
-                    return Poll::Pending;
-                }
+                Poll::Pending => return Poll::Pending,
             }
         }
     }
