@@ -59,9 +59,10 @@ impl Account {
         lost
     }
 
-    /// Whether a process, or a task of the client library in it, panicked.
+    /// Whether a process panicked. The client library panics instead of returning some errors, in tasks of its own: that
+    /// is caught, and counts as a lost connection.
     pub fn panicked(&self) -> bool {
-        self.log.iter().any(|line| line.contains("panicked"))
+        self.log.iter().any(|line| line.contains("panicked at") && !line.contains("/amqprs-"))
     }
 
     /// Done by a task that was never enqueued.
