@@ -5,6 +5,8 @@
 //! AMQP_URL=amqp://localhost cargo run --example quickstart        # the same on RabbitMQ
 //! ```
 
+#![allow(clippy::print_stdout, reason = "an example")]
+
 use serde::Deserialize;
 use serde::Serialize;
 use taskhare::Broker;

@@ -66,6 +66,12 @@ impl Intake {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
         self.receive(cx);
         self.release(cx);
+        for lane in &mut self.lanes {
+            // They come again, here or elsewhere: started now, they would run twice.
+            while lane.ready.front().is_some_and(Delivery::is_lost) {
+                lane.ready.pop_front();
+            }
+        }
         let waiting = [0, 1, 2].map(|lane: usize| !self.lanes[lane].ready.is_empty());
         if let Some(lane) = self.picker.pick(waiting) {
             return Poll::Ready(self.lanes[lane].ready.pop_front());
@@ -153,3 +159,59 @@ impl PartialEq for Held {
 }
 
 impl Eq for Held {}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::message::Message;
+    use crate::transport::Settle;
+    use crate::transport::Settlement;
+
+    /// A channel that may be lost.
+    #[derive(Debug, Default)]
+    struct Channel(AtomicBool);
+
+    impl Settle for Channel {
+        fn settle(&self, _: u64, _: Settlement) {}
+
+        fn is_lost(&self) -> bool {
+            self.0.load(Relaxed)
+        }
+    }
+
+    /// Hands out what it is given.
+    #[derive(Debug, Default)]
+    struct Given(VecDeque<Delivery>);
+
+    #[async_trait]
+    impl Subscription for Given {
+        fn poll_next(&mut self, _: &mut Context<'_>) -> Poll<Option<Delivery>> {
+            Poll::Ready(self.0.pop_front())
+        }
+
+        async fn cancel(&mut self) {}
+
+        async fn close(&mut self) {}
+    }
+
+    #[tokio::test]
+    async fn what_the_broker_has_taken_back_is_not_started() {
+        let (old, new) = (Arc::new(Channel::default()), Arc::new(Channel::default()));
+        let message = |id: &str| Message { id: Some(id.to_owned()), ..Message::default() };
+        let from = |channel: &Arc<Channel>, id| Delivery::new(message(id), 1, channel.clone());
+        let normal = Given([from(&old, "a"), from(&old, "b"), from(&old, "c"), from(&new, "b again")].into());
+        let lanes: [Box<dyn Subscription>; 3] =
+            [Box::<Given>::default(), Box::new(normal), Box::<Given>::default()];
+        let mut intake = Intake::new(lanes, Clock::tokio());
+        assert_eq!(intake.next().await.unwrap().message, message("a"));
+        old.0.store(true, Relaxed);
+        assert_eq!(intake.next().await.unwrap().message, message("b again"));
+        assert!(intake.next().await.is_none());
+    }
+}

@@ -185,11 +185,19 @@ pub enum Settlement {
 /// [`Subscription::close`].
 pub(crate) trait Settle: Send + Sync {
     fn settle(&self, tag: u64, settlement: Settlement);
+
+    /// Whether the broker has taken back all that came on this channel.
+    fn is_lost(&self) -> bool;
 }
 
 impl Delivery {
     pub(crate) fn new(message: Message, tag: u64, settle: Arc<dyn Settle>) -> Self {
         Self { message, redelivered: false, returned: 0, tag, settle: Some(settle) }
+    }
+
+    /// Whether the broker has taken it back, and will give it to somebody again: settling it does nothing.
+    pub fn is_lost(&self) -> bool {
+        self.settle.as_ref().is_some_and(|settle| settle.is_lost())
     }
 
     /// It is done: the broker may forget it.

@@ -5,6 +5,7 @@ use std::sync::Once;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
+use tokio::sync::SemaphorePermit;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio::time::timeout;
@@ -22,6 +23,13 @@ use crate::transport::amqp::refusal;
 /// How often the broker may close the channel over a publish before it is the publish's fault for good.
 const MOST_REFUSALS: u32 = 3;
 
+/// How often a queue may reject a publish before it is full for good. A quorum queue that another process declares just
+/// now, or that elects its leader, says the same; it works after some milliseconds, or after a second.
+const MOST_REJECTIONS: u32 = 8;
+
+/// The pause after the first rejection; it doubles. 1.3 seconds in all.
+const REJECTED: Duration = Duration::from_millis(10);
+
 /// How long to wait for the client's queue when the socket is stuck. The loss of the connection follows soon.
 const STUCK: Duration = Duration::from_millis(20);
 
@@ -33,6 +41,14 @@ pub(super) struct Publisher {
     window: Semaphore,
     channel: watch::Sender<Current>,
     started: Once,
+}
+
+/// What the caller hears if its time is up.
+#[derive(Clone, Copy)]
+enum SoFar {
+    Unsent,
+    Sent,
+    Rejected,
 }
 
 #[derive(Clone)]
@@ -56,25 +72,25 @@ impl Publisher {
     pub(super) async fn publish(&self, publish: &Publish, limit: Duration) -> Result<(), PublishError> {
         properties::check(&publish.message).map_err(PublishError::Refused)?;
         self.start();
-        let mut was_sent = false;
-        let until_known = self.until_known(publish, &mut was_sent);
+        let mut so_far = SoFar::Unsent;
+        let until_known = self.until_known(publish, &mut so_far);
         match timeout(limit, until_known).await {
             Ok(answer) => answer,
             Err(_) => {
                 let last_loss = self.shared.last_loss();
-                Err(if was_sent {
-                    PublishError::Unconfirmed { waited: limit, last_loss }
-                } else {
-                    PublishError::Unavailable { waited: limit, last_loss }
+                Err(match so_far {
+                    SoFar::Unsent => PublishError::Unavailable { waited: limit, last_loss },
+                    SoFar::Sent => PublishError::Unconfirmed { waited: limit, last_loss },
+                    SoFar::Rejected => PublishError::Rejected,
                 })
             }
         }
     }
 
-    async fn until_known(&self, publish: &Publish, was_sent: &mut bool) -> Result<(), PublishError> {
+    async fn until_known(&self, publish: &Publish, so_far: &mut SoFar) -> Result<(), PublishError> {
         // Held until the outcome is known or the caller gives up.
-        let _permit = self.window.acquire().await.map_err(|_| PublishError::Closed)?;
-        let mut refusals = 0;
+        let mut permit = self.permit().await?;
+        let (mut refusals, mut rejections) = (0, 0);
         loop {
             let channel = self.live_channel().await?;
             let outcome = match channel.send(publish).await {
@@ -85,10 +101,19 @@ impl Publisher {
                     continue;
                 }
             };
-            *was_sent = true;
+            *so_far = SoFar::Sent;
             match outcome.await.unwrap_or(Outcome::Lost) {
                 Outcome::Acked => return Ok(()),
-                Outcome::Nacked => return Err(PublishError::Rejected),
+                Outcome::Nacked => {
+                    rejections += 1;
+                    if rejections == MOST_REJECTIONS {
+                        return Err(PublishError::Rejected);
+                    }
+                    *so_far = SoFar::Rejected;
+                    drop(permit);
+                    sleep(REJECTED * 2_u32.pow(rejections - 1)).await;
+                    permit = self.permit().await?;
+                }
                 Outcome::Returned => return Err(PublishError::Unroutable),
                 Outcome::Lost => {}
                 Outcome::Closed(closed) => {
@@ -100,6 +125,10 @@ impl Publisher {
                 }
             }
         }
+    }
+
+    async fn permit(&self) -> Result<SemaphorePermit<'_>, PublishError> {
+        self.window.acquire().await.map_err(|_| PublishError::Closed)
     }
 
     async fn live_channel(&self) -> Result<Arc<Confirms>, PublishError> {

@@ -185,6 +185,10 @@ fn once<T>(future: impl Future<Output = T>) -> Option<T> {
 }
 
 impl Settle for Settler {
+    fn is_lost(&self) -> bool {
+        self.outstanding.is_dead()
+    }
+
     fn settle(&self, tag: u64, settlement: Settlement) {
         let mut state = self.outstanding.state();
         if self.outstanding.is_dead() || !state.acks.settled(tag, settlement) {

@@ -85,6 +85,10 @@ impl Settle for Channel {
     fn settle(&self, tag: u64, settlement: Settlement) {
         self.broker.change(|state, _| state.settle(&self.queue, self.id, tag, settlement));
     }
+
+    fn is_lost(&self) -> bool {
+        false
+    }
 }
 
 impl fmt::Debug for Channel {

@@ -1,0 +1,123 @@
+//! What runs in the other processes: this very binary again, with what to be in its environment.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::Serialize;
+use taskhare::Broker;
+use taskhare::Consumer;
+use taskhare::Producer;
+use taskhare::Task;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// `producer` or `consumer`.
+pub const ROLE: &str = "TASKHARE_FAULTS_ROLE";
+/// The broker.
+pub const URL: &str = "TASKHARE_FAULTS_URL";
+/// How many tasks the producer has on their way at a time, or the consumer runs at a time.
+pub const AT_A_TIME: &str = "TASKHARE_FAULTS_AT_A_TIME";
+
+/// How many tasks there are, numbered from 0.
+pub const TASKS: u32 = 20_000;
+/// How many unsettled tasks a consumer may have.
+pub const PREFETCH: u16 = 128;
+
+/// Longer than any fault.
+const ENQUEUE_TIMEOUT: Duration = Duration::from_secs(120);
+/// Whoever takes longer to shut down than this hangs.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
+
+/// What a task takes, at both ends.
+const WORK: Duration = Duration::from_millis(1);
+
+/// Its number.
+#[derive(Serialize, Deserialize)]
+struct Count {
+    number: u32,
+}
+
+impl Task for Count {
+    const NAME: &'static str = "count";
+    type Output = ();
+}
+
+#[ignore = "run by the other tests, as a process"]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn process() {
+    let (Ok(role), Ok(url)) = (std::env::var(ROLE), std::env::var(URL)) else { return };
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
+    // Ends the line that libtest has begun.
+    say("");
+    let broker = Broker::connect(&url).await.unwrap();
+    let at_a_time = std::env::var(AT_A_TIME).unwrap().parse().unwrap();
+    match role.as_str() {
+        "producer" => produce(&broker, at_a_time).await,
+        _ => consume(&broker, at_a_time).await,
+    }
+    broker.close().await;
+}
+
+/// Enqueues all tasks, and says which are confirmed.
+async fn produce(broker: &Broker, at_a_time: usize) {
+    let _ = parent();
+    let producer = Producer::builder(broker).timeout(ENQUEUE_TIMEOUT).build().await.unwrap();
+    let next = Arc::new(AtomicU32::new(0));
+    let mut hands = JoinSet::new();
+    for _ in 0..at_a_time {
+        let (producer, next) = (producer.clone(), next.clone());
+        hands.spawn(async move {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= TASKS {
+                    return;
+                }
+                tokio::time::sleep(WORK).await;
+                producer.enqueue(Count { number }).await.unwrap();
+                say(&format!("confirmed {number}"));
+            }
+        });
+    }
+    hands.join_all().await;
+}
+
+/// Runs tasks until the parent closes our standard input, and says which are done.
+async fn consume(broker: &Broker, at_a_time: usize) {
+    let consumer = Consumer::builder(broker)
+        .handler_fn(|task: Count, ctx| async move {
+            tokio::time::sleep(WORK).await;
+            let word = if ctx.is_redelivered() { "again" } else { "done" };
+            say(&format!("{word} {}", task.number));
+            Ok(())
+        })
+        .concurrency(at_a_time)
+        .prefetch(PREFETCH)
+        .shutdown_grace(Duration::from_secs(5))
+        .start()
+        .await
+        .unwrap();
+    consumer.run_until(parent().cancelled()).await;
+}
+
+/// One write for each line, so that a kill leaves whole lines.
+fn say(line: &str) {
+    std::io::stdout().lock().write_all(format!("{line}\n").as_bytes()).unwrap();
+}
+
+/// Cancelled when the parent has closed our standard input or is gone; and then nothing survives for long.
+fn parent() -> CancellationToken {
+    let gone = CancellationToken::new();
+    let tell = gone.clone();
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        tell.cancel();
+        std::thread::sleep(SHUTDOWN_LIMIT);
+        eprintln!("still not shut down after {SHUTDOWN_LIMIT:?}");
+        std::process::exit(2);
+    });
+    gone
+}
