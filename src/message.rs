@@ -48,7 +48,7 @@ pub enum Value {
     /// Seconds since the Unix epoch.
     Timestamp(u64),
     /// A list.
-    List(Vec<Value>),
+    List(Vec<Self>),
     /// A nested table.
     Table(Headers),
 }

@@ -54,7 +54,8 @@ impl Dispatcher {
         let mut entries: Vec<ShutdownEntry> = unstarted.iter().map(unstarted_entry).collect();
         entries.extend(finish(running, &self.executor, self.grace).await);
         self.intake.close().await;
-        // Only now: the closed channel has given them back in their order, and settling them means nothing any more.
+        // Only now, as with what was handed back: the closed channel has returned all of it in its order, and to settle
+        // it means nothing any more.
         drop(unstarted);
         entries
     }

@@ -63,6 +63,8 @@ pub(super) struct Executor {
     dead: Name,
     outputs: Name,
     aborted: Mutex<Vec<ShutdownEntry>>,
+    /// Unsettled until the subscription is closed, which returns them with the rest, in their order.
+    handed_back: Mutex<Vec<Delivery>>,
 }
 
 impl Executor {
@@ -85,11 +87,12 @@ impl Executor {
             broker: broker.clone(),
             queue,
             aborted: Mutex::default(),
+            handed_back: Mutex::default(),
         }
     }
 
     /// Runs one attempt, settles it, and frees its slot.
-    // Not an `async fn`: its future would hold the arguments twice.
+    #[allow(clippy::manual_async_fn, reason = "the future of an `async fn` would hold its arguments twice")]
     pub(super) fn run(
         self: Arc<Self>,
         mut delivery: Delivery,
@@ -162,7 +165,8 @@ impl Executor {
             Settlement::Retry(wait) => self.retry(delivery, envelope, wait, &error).await,
             Settlement::DeadLetter(reason) => self.bury(delivery, envelope, reason, &error).await,
             Settlement::HandBack => {
-                delivery.requeue();
+                // Not requeued one by one: this very consumer, which is stopping, could get it again.
+                lock(&self.handed_back).push(delivery);
                 Outcome::HandedBack
             }
         }
@@ -289,8 +293,8 @@ impl Drop for Unfinished<'_> {
     }
 }
 
-fn lock(aborted: &Mutex<Vec<ShutdownEntry>>) -> MutexGuard<'_, Vec<ShutdownEntry>> {
-    aborted.lock().expect("nothing panics while holding this lock")
+fn lock<T>(list: &Mutex<Vec<T>>) -> MutexGuard<'_, Vec<T>> {
+    list.lock().expect("nothing panics while holding this lock")
 }
 
 /// What a panic said.

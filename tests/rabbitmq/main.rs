@@ -8,6 +8,7 @@ mod publish;
 mod raw;
 mod reconnect;
 mod subscribe;
+mod tasks;
 mod traps;
 
 use std::collections::BTreeSet;
