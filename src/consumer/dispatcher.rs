@@ -4,12 +4,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::executor::Executor;
 use super::intake::Intake;
+use super::pace::Pace;
+use super::pace::Paced;
 use super::receipt::Fate;
 use super::receipt::Report;
 use super::receipt::ShutdownEntry;
@@ -29,7 +32,7 @@ impl Dispatcher {
     pub(super) async fn run(mut self) -> Vec<ShutdownEntry> {
         let mut running = JoinSet::new();
         let slots = Arc::new(Semaphore::new(self.concurrency));
-        let stop = self.stop.clone();
+        let (stop, pace) = (self.stop.clone(), Arc::new(Pace::default()));
         let work = async {
             loop {
                 let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
@@ -37,7 +40,10 @@ impl Dispatcher {
                     return;
                 };
                 while running.try_join_next().is_some() {}
-                let attempt = self.executor.clone().run(delivery, slot);
+                let mut attempt = Paced::new(self.executor.clone().run(delivery, slot), &pace);
+                if pace.is_quick() && (&mut attempt).now_or_never().is_some() {
+                    continue;
+                }
                 running.spawn(attempt);
             }
         };

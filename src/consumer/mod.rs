@@ -12,6 +12,7 @@
 //!
 //! - [`intake`] holds what was delivered and not started: at most `prefetch` for each lane.
 //! - [`dispatcher`] waits for a slot, takes the next delivery, starts an attempt.
+//! - [`pace`] spares attempts that take microseconds a task of their own.
 //! - [`executor`] is one attempt as a straight line; [`settle`] decides, purely, what becomes of its task.
 //! - [`registry`] finds the handler, and is the only place where types are erased.
 //!
@@ -22,6 +23,7 @@ mod builder;
 mod dispatcher;
 mod executor;
 mod intake;
+mod pace;
 mod receipt;
 mod registry;
 mod settle;
