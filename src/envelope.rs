@@ -8,7 +8,7 @@
 //! | `content-type` | `application/vnd.taskhare.v1+msgpack`: the version of all this |
 //! | `timestamp` | when it was enqueued, in seconds |
 //! | `reply-to` | where its output is expected, if anywhere |
-//! | `taskhare-enqueued-at` | in milliseconds since the Unix epoch |
+//! | `taskhare-enqueued-at` | in milliseconds since the Unix epoch; absent: the time in the id |
 //! | `taskhare-attempt` | the number of the attempt to come; absent: 1 |
 //! | `taskhare-max-attempts` | overrides the policy's; absent: it does not |
 //! | `taskhare-priority` | `urgent` or `low`; absent: normal |
@@ -33,7 +33,8 @@ use crate::message::Value;
 use crate::outcome::DeadReason;
 use crate::task::TaskId;
 
-/// With the version: a header of its own would cost each task more than all else that is written here.
+/// With the version. Most tasks have no header at all: a table, even of one entry, costs both ends more than all of the
+/// properties.
 const CONTENT_TYPE: &str = "application/vnd.taskhare.v1+msgpack";
 /// What the content types of all versions begin with.
 const ANY_VERSION: &str = "application/vnd.taskhare.v";
@@ -82,7 +83,9 @@ pub(crate) fn due(message: &Message) -> Option<Duration> {
 impl Envelope {
     pub(crate) fn seal(self) -> Message {
         let mut headers = Headers::new();
-        headers.insert(ENQUEUED_AT, to_milliseconds(self.enqueued_at));
+        if self.id.time().map(to_milliseconds) != Some(to_milliseconds(self.enqueued_at)) {
+            headers.insert(ENQUEUED_AT, to_milliseconds(self.enqueued_at));
+        }
         if self.attempt > 1 {
             headers.insert(ATTEMPT, i64::from(self.attempt));
         }
@@ -146,7 +149,7 @@ impl Envelope {
             }
         }
         let id = message.id.as_deref().ok_or("no message-id")?;
-        let id = id.parse().map_err(|_| format!("message-id {id:.64?} is not a task id"))?;
+        let id: TaskId = id.parse().map_err(|_| format!("message-id {id:.64?} is not a task id"))?;
         if message.kind.as_deref().unwrap_or_default().is_empty() {
             return Err("no type: the task's name is missing".to_owned());
         }
@@ -168,6 +171,7 @@ impl Envelope {
                 .ok_or_else(|| format!("header {PRIORITY} is {value:?}"))?,
         };
         let enqueued_at = milliseconds(headers, ENQUEUED_AT)
+            .or_else(|| id.time())
             .or_else(|| message.timestamp.map(Duration::from_secs))
             .unwrap_or_default();
         Ok(Self {

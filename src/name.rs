@@ -24,6 +24,16 @@ impl Name {
     /// [`Error::InvalidName`] if it is empty, longer than 255 bytes or contains control characters.
     pub fn new(what: &'static str, name: impl Into<Arc<str>>) -> Result<Self> {
         let name = name.into();
+        Self::check(what, &name)?;
+        Ok(Self(name))
+    }
+
+    /// Whether `name` could be one.
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Self::new).
+    pub fn check(what: &'static str, name: &str) -> Result<()> {
         let reason = if name.is_empty() {
             "it is empty".to_owned()
         } else if name.len() > LONGEST {
@@ -31,9 +41,9 @@ impl Name {
         } else if name.chars().any(char::is_control) {
             "it contains control characters".to_owned()
         } else {
-            return Ok(Self(name));
+            return Ok(());
         };
-        Err(Error::InvalidName { what, name: excerpt(&name), reason })
+        Err(Error::InvalidName { what, name: excerpt(name), reason })
     }
 
     /// The name itself.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
@@ -51,12 +52,23 @@ impl TaskId {
     #[must_use]
     #[allow(clippy::new_without_default, reason = "two calls give different ids")]
     pub fn new() -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let milliseconds = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        Self::at(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+    }
+
+    /// A new id of that time since the Unix epoch.
+    pub(crate) fn at(time: Duration) -> Self {
+        let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         // Unique, not secret: a generator in this thread saves a system call for each task.
         let mut random = [0; 10];
         fastrand::fill(&mut random);
         Self(Builder::from_unix_timestamp_millis(milliseconds, &random).into_uuid())
+    }
+
+    /// When it was made, to the millisecond since the Unix epoch, if it says so: a UUID of version 7 does.
+    pub(crate) fn time(self) -> Option<Duration> {
+        let (seconds, nanoseconds) =
+            self.0.get_timestamp().filter(|_| self.0.get_version_num() == 7)?.to_unix();
+        Some(Duration::new(seconds, nanoseconds))
     }
 
     /// An id from elsewhere, as a number of 128 bits.
@@ -106,6 +118,9 @@ mod tests {
         let id = TaskId::new();
         assert_eq!(id.to_string().parse(), Ok(id));
         assert_eq!(TaskId::from_u128(id.as_u128()), id);
+        let time = Duration::from_millis(1_700_000_000_123);
+        assert_eq!(TaskId::at(time).time(), Some(time));
+        assert_eq!(TaskId::from_u128(7).time(), None);
         assert!("hare".parse::<TaskId>().unwrap_err().to_string().contains("hare"));
     }
 }

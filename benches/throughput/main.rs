@@ -84,11 +84,15 @@ async fn main() {
                 for turn in [round % 2, (round + 1) % 2] {
                     let turn = if settings.alone { 0 } else { turn };
                     let url = broker.fresh_vhost().await.unwrap();
-                    let sample = match turn {
-                        0 => ours::run(row, &url, size, settings.tasks).await,
-                        _ => raw::run(row, &url, size, settings.tasks).await,
-                    };
-                    samples[turn].push(sample);
+                    let (vhost, tasks) = (url.clone(), settings.tasks);
+                    // Both in a task, as a service would, and not on the thread that runs `main`.
+                    let sample = tokio::spawn(async move {
+                        match turn {
+                            0 => ours::run(row, &vhost, size, tasks).await,
+                            _ => raw::run(row, &vhost, size, tasks).await,
+                        }
+                    });
+                    samples[turn].push(sample.await.unwrap());
                     broker.remove_vhost(&url).await.unwrap();
                 }
             }

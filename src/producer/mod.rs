@@ -115,7 +115,8 @@ impl Producer {
         let producer = &*self.0;
         let payload = self.encode(&task)?;
         let route = self.route(options.queue.as_deref().unwrap_or(T::QUEUE)).await?;
-        let id = options.id.unwrap_or_else(TaskId::new);
+        let now = producer.broker.clock().now();
+        let id = options.id.unwrap_or_else(|| TaskId::at(now));
         let output = match options.without_output {
             true => None,
             false => producer.outputs.expect::<T>(&producer.broker, id).await?,
@@ -123,7 +124,7 @@ impl Producer {
         let envelope = Envelope {
             id,
             name: T::NAME.into(),
-            enqueued_at: producer.broker.clock().now(),
+            enqueued_at: now,
             attempt: 1,
             max_attempts: options.max_attempts,
             priority: options.priority,
@@ -144,7 +145,7 @@ impl Producer {
     }
 
     fn encode<T: Task>(&self, task: &T) -> Result<Vec<u8>> {
-        Name::new("task", T::NAME)?;
+        Name::check("task", T::NAME)?;
         let payload =
             envelope::encode(task).map_err(|source| Error::Encode { task: T::NAME.to_owned(), source })?;
         let limit = self.0.broker.max_payload();
