@@ -189,6 +189,13 @@ impl Confirms {
         self.shared.die(&Outcome::Lost);
     }
 
+    /// Closes the channel, at the end of everything. Dropped open, it would be closed by a task of the client library,
+    /// which panics if the runtime ends before it.
+    pub(super) async fn close(&self) {
+        let channel = (*self.channel).clone();
+        let _ = tokio::spawn(channel.close()).await;
+    }
+
     /// Returns once the channel is dead.
     pub(super) async fn dead(&self) {
         self.shared.dead.cancelled().await;
