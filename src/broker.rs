@@ -99,7 +99,6 @@ impl Broker {
     }
 
     /// A broker with other settings than the defaults.
-    #[must_use]
     pub fn builder() -> BrokerBuilder {
         BrokerBuilder::default()
     }

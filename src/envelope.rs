@@ -5,10 +5,9 @@
 //! | body | the payload, MessagePack with field names |
 //! | `message-id` | the task's id |
 //! | `type` | the task's name |
-//! | `content-type` | `application/msgpack` |
+//! | `content-type` | `application/vnd.taskhare.v1+msgpack`: the version of all this |
 //! | `timestamp` | when it was enqueued, in seconds |
 //! | `reply-to` | where its output is expected, if anywhere |
-//! | `taskhare-version` | 1 |
 //! | `taskhare-enqueued-at` | in milliseconds since the Unix epoch |
 //! | `taskhare-attempt` | the number of the attempt to come; absent: 1 |
 //! | `taskhare-max-attempts` | overrides the policy's; absent: it does not |
@@ -20,6 +19,7 @@
 //! Other headers stay as they are, through retries and into the dead letters. A reader ignores headers that it does not
 //! know; a change that old readers would misunderstand raises the version, and they dead-letter it as foreign.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -33,10 +33,11 @@ use crate::message::Value;
 use crate::outcome::DeadReason;
 use crate::task::TaskId;
 
-const VERSION: i64 = 1;
-const CONTENT_TYPE: &str = "application/msgpack";
+/// With the version: a header of its own would cost each task more than all else that is written here.
+const CONTENT_TYPE: &str = "application/vnd.taskhare.v1+msgpack";
+/// What the content types of all versions begin with.
+const ANY_VERSION: &str = "application/vnd.taskhare.v";
 
-const VERSION_HEADER: &str = "taskhare-version";
 const ENQUEUED_AT: &str = "taskhare-enqueued-at";
 const ATTEMPT: &str = "taskhare-attempt";
 const MAX_ATTEMPTS: &str = "taskhare-max-attempts";
@@ -54,7 +55,7 @@ const LONGEST_ERROR: usize = 2048;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Envelope {
     pub(crate) id: TaskId,
-    pub(crate) name: String,
+    pub(crate) name: Cow<'static, str>,
     pub(crate) enqueued_at: Duration,
     pub(crate) attempt: u32,
     pub(crate) max_attempts: Option<u32>,
@@ -81,7 +82,6 @@ pub(crate) fn due(message: &Message) -> Option<Duration> {
 impl Envelope {
     pub(crate) fn seal(self) -> Message {
         let mut headers = Headers::new();
-        headers.insert(VERSION_HEADER, VERSION);
         headers.insert(ENQUEUED_AT, to_milliseconds(self.enqueued_at));
         if self.attempt > 1 {
             headers.insert(ATTEMPT, i64::from(self.attempt));
@@ -101,7 +101,7 @@ impl Envelope {
         Message {
             id: Some(self.id.to_string()),
             kind: Some(self.name),
-            content_type: Some(CONTENT_TYPE.to_owned()),
+            content_type: Some(CONTENT_TYPE.into()),
             timestamp: Some(self.enqueued_at.as_secs()),
             reply_to: self.reply_to,
             headers,
@@ -116,7 +116,7 @@ impl Envelope {
             Ok(facts) => {
                 let mut rest = std::mem::take(&mut message.headers);
                 rest.strip_broker_headers();
-                for ours in [VERSION_HEADER, ENQUEUED_AT, ATTEMPT, MAX_ATTEMPTS, PRIORITY, DUE] {
+                for ours in [ENQUEUED_AT, ATTEMPT, MAX_ATTEMPTS, PRIORITY, DUE] {
                     rest.remove(ours);
                 }
                 Ok(Self {
@@ -133,12 +133,17 @@ impl Envelope {
     /// All that needs checking.
     fn facts(message: &Message) -> Result<Self, String> {
         let headers = &message.headers;
-        match headers.get(VERSION_HEADER) {
-            Some(Value::Int(VERSION)) => {}
-            Some(Value::Int(other)) => {
-                return Err(format!("header {VERSION_HEADER} is {other}; this release reads {VERSION}"));
+        match message.content_type.as_deref() {
+            Some(CONTENT_TYPE) => {}
+            Some(other) if other.starts_with(ANY_VERSION) => {
+                return Err(format!("content type {other:?}; this release reads {CONTENT_TYPE:?}"));
             }
-            _ => return Err(format!("no header {VERSION_HEADER}: not enqueued by taskhare")),
+            other => {
+                return Err(format!(
+                    "content type {:?}: not enqueued by taskhare",
+                    other.unwrap_or_default()
+                ));
+            }
         }
         let id = message.id.as_deref().ok_or("no message-id")?;
         let id = id.parse().map_err(|_| format!("message-id {id:.64?} is not a task id"))?;
@@ -167,7 +172,7 @@ impl Envelope {
             .unwrap_or_default();
         Ok(Self {
             id,
-            name: String::new(),
+            name: Cow::Borrowed(""),
             enqueued_at,
             attempt,
             max_attempts,
@@ -240,7 +245,7 @@ mod tests {
     fn envelope() -> Envelope {
         Envelope {
             id: TaskId::from_u128(7),
-            name: "resize".to_owned(),
+            name: "resize".into(),
             enqueued_at: Duration::from_millis(1_700_000_000_123),
             attempt: 1,
             max_attempts: None,
@@ -282,8 +287,8 @@ mod tests {
     fn a_message_that_is_not_a_task_says_why() {
         type Spoil = fn(&mut Message);
         let cases: [(Spoil, &str); 8] = [
-            (|m| m.headers = Headers::new(), "no header taskhare-version"),
-            (|m| m.headers.insert(VERSION_HEADER, 2), "is 2; this release reads 1"),
+            (|m| m.content_type = None, "content type \"\": not enqueued by taskhare"),
+            (|m| m.content_type = Some("application/vnd.taskhare.v2+msgpack".into()), "this release reads"),
             (|m| m.id = None, "no message-id"),
             (|m| m.id = Some("hare".to_owned()), "not a task id"),
             (|m| m.kind = None, "no type"),

@@ -9,9 +9,9 @@ pub struct Message {
     /// `message-id`; a task's id.
     pub id: Option<String>,
     /// `type`; a task's name.
-    pub kind: Option<String>,
+    pub kind: Option<Cow<'static, str>>,
     /// `content-type` of the body.
-    pub content_type: Option<String>,
+    pub content_type: Option<Cow<'static, str>>,
     /// `correlation-id`.
     pub correlation_id: Option<String>,
     /// `reply-to`.
@@ -48,7 +48,7 @@ pub enum Value {
     /// Seconds since the Unix epoch.
     Timestamp(u64),
     /// A list.
-    List(Vec<Value>),
+    List(Vec<Self>),
     /// A nested table.
     Table(Headers),
 }

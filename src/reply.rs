@@ -31,11 +31,8 @@ impl Reply {
     }
 
     pub(crate) fn seal(self, id: TaskId) -> Message {
-        let mut message = Message {
-            kind: Some(KIND.to_owned()),
-            correlation_id: Some(id.to_string()),
-            ..Message::default()
-        };
+        let mut message =
+            Message { kind: Some(KIND.into()), correlation_id: Some(id.to_string()), ..Message::default() };
         match self {
             Self::Succeeded(output) => message.body = output,
             Self::Dead { reason, error } => {

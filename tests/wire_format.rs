@@ -33,6 +33,7 @@ impl Task for Resize {
     type Output = ();
 }
 
+const CONTENT_TYPE: &str = "application/vnd.taskhare.v1+msgpack";
 const ID: &str = "00000000-0000-0000-0000-00000000002a";
 
 /// `{"image": "hare.png", "width": 640, "crop": true}` in MessagePack.
@@ -72,17 +73,14 @@ async fn a_task_as_it_is_enqueued() {
     producer.enqueue(task).id(ID.parse().unwrap()).priority(Priority::Urgent).max_attempts(7).await.unwrap();
     let mut message = next(&broker, "taskhare.default.urgent").await;
     let enqueued_at = take_time(&mut message.headers, "taskhare-enqueued-at");
-    let headers: Headers = [
-        ("taskhare-version", Value::from(1)),
-        ("taskhare-priority", "urgent".into()),
-        ("taskhare-max-attempts", 7.into()),
-    ]
-    .into_iter()
-    .collect();
+    let headers: Headers =
+        [("taskhare-priority", Value::from("urgent")), ("taskhare-max-attempts", 7.into())]
+            .into_iter()
+            .collect();
     let expected = Message {
         id: Some(ID.into()),
         kind: Some("resize".into()),
-        content_type: Some("application/msgpack".into()),
+        content_type: Some(CONTENT_TYPE.into()),
         timestamp: Some(u64::try_from(enqueued_at / 1000).unwrap()),
         headers,
         body: PAYLOAD.into(),
@@ -117,8 +115,7 @@ async fn a_task_as_it_is_retried_and_as_it_dies() {
     let dead_at = take_time(&mut letter.headers, "taskhare-dead-at");
     assert!(enqueued_at + 30_000 <= due && due <= dead_at, "{enqueued_at}, {due}, {dead_at}");
     let headers: Headers = [
-        ("taskhare-version", Value::from(1)),
-        ("taskhare-attempt", 2.into()),
+        ("taskhare-attempt", Value::from(2)),
         ("taskhare-reason", "rejected".into()),
         ("taskhare-error", "no such image".into()),
         ("taskhare-queue", "default".into()),
@@ -144,9 +141,9 @@ async fn a_message_of_version_1_is_run() {
     let message = Message {
         id: Some(ID.into()),
         kind: Some("resize".into()),
+        content_type: Some(CONTENT_TYPE.into()),
         headers: [
-            ("taskhare-version", Value::from(1)),
-            ("taskhare-attempt", 3.into()),
+            ("taskhare-attempt", Value::from(3)),
             ("taskhare-priority", "low".into()),
             ("taskhare-of-a-later-release", "is ignored".into()),
         ]

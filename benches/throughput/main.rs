@@ -17,7 +17,7 @@ use measure::Sample;
 use taskhare::testing::TestBroker;
 
 /// A payload of about `size` bytes.
-#[derive(serde::Serialize, serde::Deserialize)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub struct Payload {
     pub number: u64,
     pub data: String,

@@ -36,13 +36,9 @@ impl Dispatcher {
                 let Some(delivery) = self.intake.next().await else {
                     return;
                 };
-                let executor = self.executor.clone();
                 while running.try_join_next().is_some() {}
-                running.spawn(async move {
-                    let report = executor.run(delivery).await;
-                    drop(slot);
-                    report
-                });
+                let attempt = self.executor.clone().run(delivery, slot);
+                running.spawn(attempt);
             }
         };
         tokio::select! {
@@ -58,7 +54,8 @@ impl Dispatcher {
         let mut entries: Vec<ShutdownEntry> = unstarted.iter().map(unstarted_entry).collect();
         entries.extend(finish(running, &self.executor, self.grace).await);
         self.intake.close().await;
-        // Only now: the closed channel has given them back in their order, and settling them means nothing any more.
+        // Only now, as with what was handed back: the closed channel has returned all of it in its order, and to settle
+        // it means nothing any more.
         drop(unstarted);
         entries
     }
@@ -68,7 +65,7 @@ fn unstarted_entry(delivery: &Delivery) -> ShutdownEntry {
     let message = &delivery.message;
     ShutdownEntry {
         id: message.id.as_deref().and_then(|id| id.parse().ok()),
-        name: message.kind.clone().unwrap_or_default().into(),
+        name: message.kind.clone().unwrap_or_default(),
         fate: Fate::Unstarted,
     }
 }

@@ -8,6 +8,7 @@ use std::sync::MutexGuard;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::receipt::Fate;
@@ -62,6 +63,8 @@ pub(super) struct Executor {
     dead: Name,
     outputs: Name,
     aborted: Mutex<Vec<ShutdownEntry>>,
+    /// Unsettled until the subscription is closed, which returns them with the rest, in their order.
+    handed_back: Mutex<Vec<Delivery>>,
 }
 
 impl Executor {
@@ -84,33 +87,37 @@ impl Executor {
             broker: broker.clone(),
             queue,
             aborted: Mutex::default(),
+            handed_back: Mutex::default(),
         }
     }
 
-    /// Runs one attempt and settles it.
-    pub(super) async fn run(&self, mut delivery: Delivery) -> Report {
-        let envelope = match Envelope::open(std::mem::take(&mut delivery.message)) {
-            Ok(envelope) => envelope,
-            Err(foreign) => return Box::pin(self.bury_foreign(delivery, *foreign)).await,
-        };
-        let id = Some(envelope.id);
-        let Some((name, handler)) = self.registry.get(&envelope.name) else {
-            let name = envelope.name.clone();
-            let error = format!("no handler for tasks named {name:?}");
-            let outcome = Box::pin(self.bury(delivery, envelope, DeadReason::UnknownTask, &error)).await;
-            return Report { id, name: name.into(), outcome };
-        };
-        let unfinished = Unfinished { id: envelope.id, name, aborted: &self.aborted };
-        let ctx = self.context(&envelope, name, delivery.redelivered);
-        let outcome = match AssertUnwindSafe(handler.run(&envelope.payload, &ctx)).catch_unwind().await {
-            Ok(Ok(_)) if envelope.reply_to.is_none() => {
-                delivery.ack();
-                Outcome::Succeeded
-            }
-            ended => Box::pin(self.settle(delivery, envelope, ended)).await,
-        };
-        unfinished.finish();
-        Report { id, name: name.into(), outcome }
+    /// Runs one attempt, settles it, and frees its slot.
+    #[allow(clippy::manual_async_fn, reason = "the future of an `async fn` would hold its arguments twice")]
+    pub(super) fn run(
+        self: Arc<Self>,
+        mut delivery: Delivery,
+        slot: OwnedSemaphorePermit,
+    ) -> impl Future<Output = Report> + Send {
+        async move {
+            let _slot = slot;
+            let envelope = match Envelope::open(std::mem::take(&mut delivery.message)) {
+                Ok(envelope) => envelope,
+                Err(foreign) => return Box::pin(self.bury_foreign(delivery, *foreign)).await,
+            };
+            let Some((name, handler)) = self.registry.get(&envelope.name) else {
+                return Box::pin(self.bury_unknown(delivery, envelope)).await;
+            };
+            let unfinished = Unfinished { id: envelope.id, name, aborted: &self.aborted };
+            let ctx = self.context(&envelope, name, delivery.redelivered);
+            let outcome = match AssertUnwindSafe(handler.run(&envelope.payload, &ctx)).catch_unwind().await {
+                Ok(Ok(_)) if envelope.reply_to.is_none() => {
+                    delivery.ack();
+                    Outcome::Succeeded
+                }
+                ended => Box::pin(self.settle(delivery, envelope, ended)).await,
+            };
+            unfinished.finish(outcome)
+        }
     }
 
     /// The attempts that were stopped midway, since last asked.
@@ -158,7 +165,8 @@ impl Executor {
             Settlement::Retry(wait) => self.retry(delivery, envelope, wait, &error).await,
             Settlement::DeadLetter(reason) => self.bury(delivery, envelope, reason, &error).await,
             Settlement::HandBack => {
-                delivery.requeue();
+                // Not requeued one by one: this very consumer, which is stopping, could get it again.
+                lock(&self.handed_back).push(delivery);
                 Outcome::HandedBack
             }
         }
@@ -167,7 +175,7 @@ impl Executor {
     /// Publishes the next attempt; then the old message may go.
     async fn retry(&self, delivery: Delivery, envelope: Envelope, wait: Duration, error: &str) -> Outcome {
         let (id, name, attempt) = (envelope.id, envelope.name.clone(), envelope.attempt);
-        tracing::warn!(task.id = %id, task.name = name, queue = %self.queue, attempt, wait = ?wait, error, "attempt failed");
+        tracing::warn!(task.id = %id, task.name = %name, queue = %self.queue, attempt, wait = ?wait, error, "attempt failed");
         let due = self.broker.clock().now() + wait;
         let key = self.keys[Lane::of(envelope.priority) as usize].clone();
         let message = envelope.retry(due, error).seal();
@@ -178,18 +186,25 @@ impl Executor {
     /// Publishes the dead letter; then the old message may go.
     async fn bury(&self, delivery: Delivery, envelope: Envelope, reason: DeadReason, error: &str) -> Outcome {
         let (id, name, attempt) = (envelope.id, envelope.name.clone(), envelope.attempt);
-        tracing::error!(task.id = %id, task.name = name, queue = %self.queue, attempt, %reason, error, "task is dead");
+        tracing::error!(task.id = %id, task.name = %name, queue = %self.queue, attempt, %reason, error, "task is dead");
         self.reply(&envelope, Reply::dead(reason, error)).await;
         self.dead_letter(delivery, envelope.seal(), reason, error).await
+    }
+
+    async fn bury_unknown(&self, delivery: Delivery, envelope: Envelope) -> Report {
+        let (id, name) = (Some(envelope.id), envelope.name.clone());
+        let error = format!("no handler for tasks named {name:?}");
+        let outcome = self.bury(delivery, envelope, DeadReason::UnknownTask, &error).await;
+        Report { id, name, outcome }
     }
 
     async fn bury_foreign(&self, delivery: Delivery, foreign: Foreign) -> Report {
         let Foreign { message, why } = foreign;
         let (id, name) = (message.id.as_deref(), message.kind.clone().unwrap_or_default());
-        tracing::error!(message.id = id, message.kind = name, queue = %self.queue, why, "message is not a task");
+        tracing::error!(message.id = id, message.kind = %name, queue = %self.queue, why, "message is not a task");
         let id: Option<TaskId> = id.and_then(|id| id.parse().ok());
         let outcome = self.dead_letter(delivery, message, DeadReason::Foreign, &why).await;
-        Report { id, name: name.into(), outcome }
+        Report { id, name, outcome }
     }
 
     async fn dead_letter(
@@ -251,7 +266,7 @@ impl Executor {
         let message = reply.seal(envelope.id);
         let publish = Publish { exchange: self.outputs.clone(), key, mandatory: false, message };
         if let Err(error) = self.broker.transport().publish(&publish, REPLY_TIMEOUT).await {
-            tracing::warn!(task.id = %envelope.id, task.name = envelope.name, %error, "output not delivered");
+            tracing::warn!(task.id = %envelope.id, task.name = %envelope.name, %error, "output not delivered");
         }
     }
 }
@@ -264,8 +279,10 @@ struct Unfinished<'a> {
 }
 
 impl Unfinished<'_> {
-    fn finish(self) {
+    fn finish(self, outcome: Outcome) -> Report {
+        let report = Report { id: Some(self.id), name: self.name.into(), outcome };
         std::mem::forget(self);
+        report
     }
 }
 
@@ -276,8 +293,8 @@ impl Drop for Unfinished<'_> {
     }
 }
 
-fn lock(aborted: &Mutex<Vec<ShutdownEntry>>) -> MutexGuard<'_, Vec<ShutdownEntry>> {
-    aborted.lock().expect("nothing panics while holding this lock")
+fn lock<T>(list: &Mutex<Vec<T>>) -> MutexGuard<'_, Vec<T>> {
+    list.lock().expect("nothing panics while holding this lock")
 }
 
 /// What a panic said.

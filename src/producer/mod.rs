@@ -122,7 +122,7 @@ impl Producer {
         };
         let envelope = Envelope {
             id,
-            name: T::NAME.to_owned(),
+            name: T::NAME.into(),
             enqueued_at: producer.broker.clock().now(),
             attempt: 1,
             max_attempts: options.max_attempts,

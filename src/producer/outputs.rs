@@ -74,11 +74,11 @@ impl Inbox {
 
 async fn receive(mut subscription: Box<dyn Subscription>, waiting: Waiting) {
     while let Some(mut delivery) = subscription.next().await {
-        if let Some((id, reply)) = Reply::open(std::mem::take(&mut delivery.message)) {
-            if let Some(sender) = lock(&waiting).remove(&id) {
-                // Who waited may have given up in this instant.
-                let _ = sender.send(reply);
-            }
+        if let Some((id, reply)) = Reply::open(std::mem::take(&mut delivery.message))
+            && let Some(sender) = lock(&waiting).remove(&id)
+        {
+            // Who waited may have given up in this instant.
+            let _ = sender.send(reply);
         }
         delivery.ack();
     }

@@ -111,7 +111,7 @@ async fn a_payload_that_is_no_message_pack_is_dead_with_its_bytes_kept() {
     setup.actor.wait_for(1).await;
     let mut message = Message { id: Some(taskhare::TaskId::new().to_string()), ..Message::default() };
     message.kind = Some("act".into());
-    message.headers.insert("taskhare-version", 1);
+    message.content_type = Some("application/vnd.taskhare.v1+msgpack".into());
     message.body = vec![0xc1, 0xff, 0x00];
     publish(&setup, message).await;
     let letter = dead_letter(&setup).await;
@@ -131,7 +131,7 @@ async fn a_foreign_message_is_dead_as_it_came() {
     publish(&setup, foreign).await;
     let letter = dead_letter(&setup).await;
     assert_eq!(text(&letter.headers, "taskhare-reason"), "foreign");
-    assert!(text(&letter.headers, "taskhare-error").contains("taskhare-version"));
+    assert!(text(&letter.headers, "taskhare-error").contains("application/json"));
     assert_eq!(text(&letter.headers, "tenant"), "blue");
     assert_eq!(
         (letter.content_type.as_deref(), letter.body.as_slice()),

@@ -38,7 +38,7 @@ async fn rejected_goes_to_the_dead_letter_exchange(broker: &Broker) {
 async fn a_dead_letter_is_the_message_it_was(broker: &Broker) {
     let published = Message {
         id: Some("id".to_owned()),
-        kind: Some("kind".to_owned()),
+        kind: Some("kind".into()),
         timestamp: Some(1_754_000_000),
         headers: Headers::from_iter([("attempt", 3)]),
         ..message("payload")

@@ -171,8 +171,8 @@ async fn the_next_takes_over_when_the_single_active_one_is_dropped(broker: &Brok
 async fn every_field_arrives_as_published(broker: &Broker) {
     let message = Message {
         id: Some("0198c0de-id".to_owned()),
-        kind: Some("resize".to_owned()),
-        content_type: Some("application/msgpack".to_owned()),
+        kind: Some("resize".into()),
+        content_type: Some("application/msgpack".into()),
         correlation_id: Some("correlated".to_owned()),
         reply_to: Some("reply.here".to_owned()),
         timestamp: Some(1_754_000_000),

@@ -8,6 +8,7 @@ mod publish;
 mod raw;
 mod reconnect;
 mod subscribe;
+mod tasks;
 mod traps;
 
 use std::collections::BTreeSet;
@@ -46,12 +47,12 @@ const QUORUM: QueueKind = QueueKind::Quorum { group_size: 3, delivery_limit: 1_0
 
 /// [`Transport::publish`] for messages made for the occasion.
 #[async_trait]
-trait Send {
+trait Post {
     async fn send(&self, publish: Publish, limit: Duration) -> Result<(), PublishError>;
 }
 
 #[async_trait]
-impl Send for Amqp {
+impl Post for Amqp {
     async fn send(&self, publish: Publish, limit: Duration) -> Result<(), PublishError> {
         self.publish(&publish, limit).await
     }

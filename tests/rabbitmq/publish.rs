@@ -1,6 +1,5 @@
 //! C2, C10, C11, C12: publishing.
 
-use crate::Send as _;
 use crate::reconnect::Proxied;
 use crate::*;
 
@@ -29,8 +28,8 @@ async fn a_message_arrives_as_it_was_published() {
     headers.insert("table", Value::Table([("deep", Value::Table(Headers::new()))].into_iter().collect()));
     let full = Message {
         id: text("id"),
-        kind: text("resize"),
-        content_type: text("application/msgpack"),
+        kind: Some("resize".into()),
+        content_type: Some("application/msgpack".into()),
         correlation_id: text("c"),
         reply_to: text("r"),
         timestamp: Some(1_700_000_000),

@@ -1,6 +1,5 @@
 //! C3 and P9: every way to lose a connection, and going on after it.
 
-use crate::Send as _;
 use crate::*;
 
 use taskhare::testing::Fault;

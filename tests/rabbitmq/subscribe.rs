@@ -1,6 +1,5 @@
 //! C1, C3, C4, C5, C8, C9: declaring and consuming.
 
-use crate::Send as _;
 use crate::*;
 
 #[tokio::test]

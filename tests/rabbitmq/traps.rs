@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use taskhare::testing::Fault;
 use tokio::time::timeout;
 
-use crate::Send as _;
 use crate::raw::RawClient;
 use crate::raw::long;
 use crate::raw::table;

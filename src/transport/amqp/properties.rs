@@ -1,5 +1,6 @@
 //! [`Message`] to and from the client library's properties and tables.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use amqprs::BasicProperties;
@@ -30,14 +31,14 @@ const DELIVERY_COUNT: &str = "x-delivery-count";
 /// Whether `message` fits, before anything below can panic or cost the connection.
 pub(super) fn check(message: &Message) -> Result<(), String> {
     let texts = [
-        ("message id", &message.id),
-        ("type", &message.kind),
-        ("content type", &message.content_type),
-        ("correlation id", &message.correlation_id),
-        ("reply-to", &message.reply_to),
+        ("message id", message.id.as_deref()),
+        ("type", message.kind.as_deref()),
+        ("content type", message.content_type.as_deref()),
+        ("correlation id", message.correlation_id.as_deref()),
+        ("reply-to", message.reply_to.as_deref()),
     ];
     for (what, text) in texts {
-        if let Some(text) = text.as_ref().filter(|text| text.len() > LONGEST_TEXT) {
+        if let Some(text) = text.filter(|text| text.len() > LONGEST_TEXT) {
             return Err(format!("its {what} has {} bytes, and AMQP carries {LONGEST_TEXT}", text.len()));
         }
     }
@@ -77,7 +78,7 @@ fn value_size(value: &Value) -> Result<usize, String> {
 /// The properties of a checked message. Always persistent.
 pub(super) fn encode(message: &Message) -> BasicProperties {
     BasicProperties::new(
-        message.content_type.clone(),
+        message.content_type.as_deref().map(str::to_owned),
         None,
         (!message.headers.is_empty()).then(|| table(&message.headers)),
         Some(DELIVERY_MODE_PERSISTENT),
@@ -87,7 +88,7 @@ pub(super) fn encode(message: &Message) -> BasicProperties {
         message.expiration.map(|expiration| expiration.as_millis().to_string()),
         message.id.clone(),
         message.timestamp,
-        message.kind.clone(),
+        message.kind.as_deref().map(str::to_owned),
         None,
         None,
         None,
@@ -128,8 +129,8 @@ pub(super) fn decode(properties: &BasicProperties, body: Vec<u8>) -> (Message, u
     let returned = headers.remove(DELIVERY_COUNT).and_then(|count| count.as_int()).unwrap_or(0);
     let message = Message {
         id: properties.message_id().cloned(),
-        kind: properties.message_type().cloned(),
-        content_type: properties.content_type().cloned(),
+        kind: properties.message_type().cloned().map(Cow::Owned),
+        content_type: properties.content_type().cloned().map(Cow::Owned),
         correlation_id: properties.correlation_id().cloned(),
         reply_to: properties.reply_to().cloned(),
         timestamp: properties.timestamp(),
@@ -185,8 +186,8 @@ mod tests {
         headers.insert("table", Value::Table(nested));
         Message {
             id: text("id"),
-            kind: text("resize"),
-            content_type: text("application/msgpack"),
+            kind: Some("resize".into()),
+            content_type: Some("application/msgpack".into()),
             correlation_id: text("c"),
             reply_to: text("r"),
             timestamp: Some(1_700_000_000),
@@ -227,8 +228,8 @@ mod tests {
         type Change = fn(&mut Message);
         let table: [(Change, &str); 9] = [
             (|it| it.id = Some("x".repeat(256)), "message id has 256 bytes"),
-            (|it| it.kind = Some("x".repeat(256)), "type"),
-            (|it| it.content_type = Some("x".repeat(256)), "content type"),
+            (|it| it.kind = Some("x".repeat(256).into()), "type"),
+            (|it| it.content_type = Some("x".repeat(256).into()), "content type"),
             (|it| it.correlation_id = Some("x".repeat(256)), "correlation id"),
             (|it| it.reply_to = Some("x".repeat(256)), "reply-to"),
             (|it| it.expiration = Some(Duration::from_secs(50 * 86_400)), "49 days"),
