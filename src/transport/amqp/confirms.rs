@@ -186,11 +186,10 @@ impl Confirms {
         self.shared.die(&Outcome::Lost);
     }
 
-    /// Closes the channel, at the end of everything. Dropped open, it would be closed by a task of the client library,
-    /// which panics if the runtime ends before it.
-    pub(super) async fn close(&self) {
-        let channel = (*self.channel).clone();
-        let _ = tokio::spawn(channel.close()).await;
+    /// Closes the channel, at the end of everything.
+    pub(super) async fn close(self: &Arc<Self>) {
+        let confirms = self.clone();
+        let _ = tokio::spawn(async move { confirms.channel.close().await }).await;
     }
 
     /// Returns once the channel is dead.

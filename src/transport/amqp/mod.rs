@@ -146,9 +146,10 @@ impl Transport for Amqp {
     }
 
     async fn close(&self) {
-        let channel = self.publisher.close();
-        // Lets subscriptions send what was settled before their connection ends.
+        // Lets subscriptions send what was settled before their connection ends, and no other channel take the place of
+        // the publisher's.
         self.shared.closing.cancel();
+        let channel = self.publisher.close();
         self.shared.settling.close();
         let settled = async {
             let goodbye = async {
