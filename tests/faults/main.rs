@@ -16,6 +16,7 @@ mod connections_close;
 mod consumer_dies;
 mod link_is_cut;
 mod process;
+mod process_ends;
 mod producer_dies;
 mod queue_is_new;
 mod run;

@@ -186,6 +186,12 @@ impl Confirms {
         self.shared.die(&Outcome::Lost);
     }
 
+    /// Closes the channel, at the end of everything.
+    pub(super) async fn close(self: &Arc<Self>) {
+        let confirms = self.clone();
+        let _ = tokio::spawn(async move { confirms.channel.close().await }).await;
+    }
+
     /// Returns once the channel is dead.
     pub(super) async fn dead(&self) {
         self.shared.dead.cancelled().await;

@@ -97,6 +97,7 @@ async fn declare_from(
                 return Ok(Some(at));
             }
         }
+        channel.close().await;
         Ok(None)
     };
     match session.request("declare", work).await {
@@ -164,7 +165,9 @@ pub(super) async fn depth(session: &Session, queue: &Name) -> Result<Option<u64>
         let channel = open_channel(&client, callback).await?;
         let mut arguments = QueueDeclareArguments::new(name.as_str());
         arguments.passive(true).arguments(FieldTable::new());
-        Ok(channel.queue_declare(arguments).await)
+        let declared = channel.queue_declare(arguments).await;
+        channel.close().await;
+        Ok(declared)
     };
     match session.request("count messages", work).await {
         Ok(Ok(declared)) => Ok(Some(declared.map_or(0, |(_, ready, _)| u64::from(ready)))),

@@ -146,11 +146,20 @@ impl Transport for Amqp {
     }
 
     async fn close(&self) {
-        self.publisher.close();
-        // Lets subscriptions send what was settled before their connection ends.
+        // Lets subscriptions send what was settled before their connection ends, and no other channel take the place of
+        // the publisher's.
         self.shared.closing.cancel();
+        let channel = self.publisher.close();
         self.shared.settling.close();
-        let _ = timeout(Duration::from_secs(1), self.shared.settling.wait()).await;
+        let settled = async {
+            let goodbye = async {
+                if let Some(channel) = channel {
+                    channel.close().await;
+                }
+            };
+            tokio::join!(goodbye, self.shared.settling.wait())
+        };
+        let _ = timeout(Duration::from_secs(1), settled).await;
         self.shared.closed.cancel();
         let finished = async { tokio::join!(self.publishing.finished(), self.consuming.finished()) };
         let _ = timeout(Duration::from_secs(5), finished).await;

@@ -148,12 +148,12 @@ impl Publisher {
         }
     }
 
-    /// Everyone who waits, and everyone who comes, hears that it is over.
-    pub(super) fn close(&self) {
+    /// Everyone who waits, and everyone who comes, hears that it is over. Returns the channel, to be closed.
+    pub(super) fn close(&self) -> Option<Arc<Confirms>> {
         self.window.close();
-        if let Current::Live(channel) = self.channel.send_replace(Current::Closed) {
-            channel.abandon();
-        }
+        let Current::Live(channel) = self.channel.send_replace(Current::Closed) else { return None };
+        channel.abandon();
+        Some(channel)
     }
 
     /// Whether anything was ever published.

@@ -90,6 +90,15 @@ impl<T> InRuntime<T> {
     }
 }
 
+impl InRuntime<Channel> {
+    /// Dropped open, it would be closed by a task of the client library, which panics if the runtime ends before it.
+    /// On an error it is closed already. To be called in a task that runs to its end: a request, say.
+    pub(super) async fn close(&self) {
+        let channel: Channel = (**self).clone();
+        let _ = channel.close().await;
+    }
+}
+
 impl<T> Deref for InRuntime<T> {
     type Target = T;
 
