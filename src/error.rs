@@ -219,7 +219,7 @@ pub enum Error {
         id: String,
     },
 
-    /// The broker handle was closed.
+    /// The broker handle was closed. What was being enqueued may be enqueued or not.
     #[error("the broker handle is closed")]
     Closed,
 

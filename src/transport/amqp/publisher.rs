@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::sync::SemaphorePermit;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio::time::sleep;
 use tokio::time::timeout;
 
@@ -43,12 +44,16 @@ pub(super) struct Publisher {
     started: Once,
 }
 
-/// What the caller hears if its time is up.
-#[derive(Clone, Copy)]
-enum SoFar {
-    Unsent,
-    Sent,
-    Rejected,
+/// What is known of a publish that goes on.
+#[derive(Clone, Copy, Debug, Default)]
+struct SoFar {
+    /// It was sent, and the last copy was not rejected.
+    is_sent: bool,
+    /// A queue rejected the last copy.
+    is_rejected: bool,
+    /// The connection or channel went before a copy's fate was known: it may be on the broker, whatever becomes of the
+    /// next one.
+    is_in_doubt: bool,
 }
 
 #[derive(Clone)]
@@ -72,19 +77,24 @@ impl Publisher {
     pub(super) async fn publish(&self, publish: &Publish, limit: Duration) -> Result<(), PublishError> {
         properties::check(&publish.message).map_err(PublishError::Refused)?;
         self.start();
-        let mut so_far = SoFar::Unsent;
+        let (begun, mut so_far) = (Instant::now(), SoFar::default());
         let until_known = self.until_known(publish, &mut so_far);
-        match timeout(limit, until_known).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                let last_loss = self.shared.last_loss();
-                Err(match so_far {
-                    SoFar::Unsent => PublishError::Unavailable { waited: limit, last_loss },
-                    SoFar::Sent => PublishError::Unconfirmed { waited: limit, last_loss },
-                    SoFar::Rejected => PublishError::Rejected,
-                })
-            }
+        let answer = timeout(limit, until_known).await;
+        match answer {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(PublishError::Closed)) => return Err(PublishError::Closed),
+            Ok(Err(error)) if !so_far.is_in_doubt => return Err(error),
+            // Out of time, or refused after a copy whose fate is not known.
+            Ok(Err(_)) | Err(_) => {}
         }
+        let (waited, last_loss) = (begun.elapsed(), self.shared.last_loss());
+        Err(if so_far.is_in_doubt || so_far.is_sent {
+            PublishError::Unconfirmed { waited, last_loss }
+        } else if so_far.is_rejected {
+            PublishError::Rejected
+        } else {
+            PublishError::Unavailable { waited, last_loss }
+        })
     }
 
     async fn until_known(&self, publish: &Publish, so_far: &mut SoFar) -> Result<(), PublishError> {
@@ -101,7 +111,7 @@ impl Publisher {
                     continue;
                 }
             };
-            *so_far = SoFar::Sent;
+            *so_far = SoFar { is_sent: true, is_rejected: false, ..*so_far };
             match outcome.await.unwrap_or(Outcome::Lost) {
                 Outcome::Acked => return Ok(()),
                 Outcome::Nacked => {
@@ -109,16 +119,18 @@ impl Publisher {
                     if rejections == MOST_REJECTIONS {
                         return Err(PublishError::Rejected);
                     }
-                    *so_far = SoFar::Rejected;
+                    *so_far = SoFar { is_sent: false, is_rejected: true, ..*so_far };
                     drop(permit);
                     sleep(REJECTED * 2_u32.pow(rejections - 1)).await;
                     permit = self.permit().await?;
                 }
                 Outcome::Returned => return Err(PublishError::Unroutable),
-                Outcome::Lost => {}
+                Outcome::Lost => so_far.is_in_doubt = true,
                 Outcome::Closed(closed) => {
                     let (exchange, size) = (publish.exchange.as_str(), publish.message.body.len());
-                    refusals += u32::from(refusal::blames(&closed, exchange, size));
+                    let is_to_blame = refusal::blames(&closed, exchange, size);
+                    so_far.is_in_doubt |= !is_to_blame;
+                    refusals += u32::from(is_to_blame);
                     if refusals == MOST_REFUSALS {
                         return Err(PublishError::Refused(closed.text));
                     }
