@@ -216,7 +216,9 @@ pub(crate) fn dead_letter(
 
 /// A payload as it travels.
 pub(crate) fn encode<T: Serialize>(payload: &T) -> Result<Vec<u8>, BoxError> {
-    Ok(rmp_serde::to_vec_named(payload)?)
+    let mut encoded = Vec::with_capacity(512);
+    rmp_serde::encode::write_named(&mut encoded, payload)?;
+    Ok(encoded)
 }
 
 /// The inverse of [`encode`].

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use amqprs::Ack;
 use amqprs::BasicProperties;
@@ -18,8 +20,8 @@ use amqprs::channel::ConfirmSelectArguments;
 use amqprs::error::Error as ClientError;
 use async_trait::async_trait;
 use futures_util::FutureExt;
-use tokio::sync::Semaphore;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::transport::Publish;
@@ -49,6 +51,8 @@ pub(super) enum Outcome {
     Closed(Closed),
     /// The connection was lost.
     Lost,
+    /// The caller's time is up.
+    Expired,
 }
 
 /// Why nothing was sent.
@@ -71,8 +75,12 @@ struct Ledger {
 
 #[derive(Debug)]
 struct Pending {
-    /// Gone once it is settled, which may be out of order.
+    /// Gone once the caller has its answer.
     reply: Option<oneshot::Sender<Outcome>>,
+    /// When the caller gives up.
+    deadline: Instant,
+    /// The broker has confirmed it, which may be out of order.
+    is_settled: bool,
     /// Of a mandatory publish, to find it when it is returned: a return carries no tag.
     fingerprint: Option<u64>,
     is_returned: bool,
@@ -80,8 +88,10 @@ struct Pending {
 
 impl Ledger {
     /// Gives the next tag to a publish.
-    fn push(&mut self, reply: oneshot::Sender<Outcome>, fingerprint: Option<u64>) {
-        self.pending.push_back(Pending { reply: Some(reply), fingerprint, is_returned: false });
+    fn push(&mut self, reply: oneshot::Sender<Outcome>, deadline: Instant, fingerprint: Option<u64>) {
+        let reply = Some(reply);
+        let pending = Pending { reply, deadline, is_settled: false, fingerprint, is_returned: false };
+        self.pending.push_back(pending);
     }
 
     /// Takes the last tag back: nothing was sent with it.
@@ -92,32 +102,42 @@ impl Ledger {
     /// The broker returned a message; its ack follows.
     fn returned(&mut self, fingerprint: u64) {
         let matches =
-            |it: &&mut Pending| it.fingerprint == Some(fingerprint) && !it.is_returned && it.reply.is_some();
+            |it: &&mut Pending| it.fingerprint == Some(fingerprint) && !it.is_returned && !it.is_settled;
         if let Some(pending) = self.pending.iter_mut().find(matches) {
             pending.is_returned = true;
         }
     }
 
-    /// The broker confirmed `tag`, or all up to it; returns how many need no memory any more.
-    fn confirmed(&mut self, tag: u64, multiple: bool, outcome: &Outcome) -> usize {
+    /// The broker confirmed `tag`, or all up to it.
+    fn confirmed(&mut self, tag: u64, multiple: bool, outcome: &Outcome) {
         let Some(last) = tag.checked_sub(self.base + 1).and_then(|index| usize::try_from(index).ok()) else {
-            return 0;
+            return;
         };
         let first = if multiple { 0 } else { last };
         for index in first..=last {
             let Some(pending) = self.pending.get_mut(index) else { break };
+            pending.is_settled = true;
             let outcome = if pending.is_returned { Outcome::Returned } else { outcome.clone() };
             if let Some(reply) = pending.reply.take() {
                 // Whoever has given up has dropped the other end.
                 let _ = reply.send(outcome);
             }
         }
-        let before = self.pending.len();
-        while self.pending.front().is_some_and(|pending| pending.reply.is_none()) {
+        while self.pending.front().is_some_and(|pending| pending.is_settled) {
             self.pending.pop_front();
             self.base += 1;
         }
-        before - self.pending.len()
+    }
+
+    /// Tells those whose time is up. Their tags stay taken until the broker confirms them.
+    fn expire(&mut self, now: Instant) {
+        for pending in &mut self.pending {
+            if pending.deadline <= now
+                && let Some(reply) = pending.reply.take()
+            {
+                let _ = reply.send(Outcome::Expired);
+            }
+        }
     }
 
     /// The channel is gone, and nobody knows what became of the rest.
@@ -141,9 +161,9 @@ struct Shared {
     /// Held while a tag is given and its frame queued, so that tags follow the order on the wire; and while the channel
     /// is declared dead, so that nothing is queued after that.
     ledger: Mutex<Ledger>,
-    /// Room for unconfirmed publishes; closed when the channel is dead.
-    room: Semaphore,
     dead: CancellationToken,
+    /// The same, for a look that takes no lock.
+    is_dead: AtomicBool,
 }
 
 impl Shared {
@@ -152,13 +172,12 @@ impl Shared {
     }
 
     fn confirmed(&self, tag: u64, multiple: bool, outcome: &Outcome) {
-        let freed = self.ledger().confirmed(tag, multiple, outcome);
-        self.room.add_permits(freed);
+        self.ledger().confirmed(tag, multiple, outcome);
     }
 
     fn die(&self, outcome: &Outcome) {
         self.ledger().die(outcome);
-        self.room.close();
+        self.is_dead.store(true, Ordering::Release);
         self.dead.cancel();
     }
 }
@@ -167,8 +186,8 @@ impl Confirms {
     pub(super) async fn open(session: &Session) -> Result<Self, Failure> {
         let shared = Arc::new(Shared {
             ledger: Mutex::default(),
-            room: Semaphore::new(MOST_UNCONFIRMED),
             dead: CancellationToken::new(),
+            is_dead: AtomicBool::new(false),
         });
         let callback = OnChannel { shared: shared.clone(), closing: Closing::new(session.health().clone()) };
         let client = session.client();
@@ -198,12 +217,20 @@ impl Confirms {
     }
 
     pub(super) fn is_dead(&self) -> bool {
-        self.shared.dead.is_cancelled()
+        self.shared.is_dead.load(Ordering::Acquire)
     }
 
-    /// Waits for room and sends; the outcome comes later. Nothing is sent if the future is dropped.
-    pub(super) async fn send(&self, publish: &Publish) -> Result<oneshot::Receiver<Outcome>, NotSent> {
-        let room = self.shared.room.acquire().await.map_err(|_| NotSent::Dead)?;
+    /// Tells those whose time is up.
+    pub(super) fn expire(&self, now: Instant) {
+        self.shared.ledger().expire(now);
+    }
+
+    /// Sends; the outcome comes later, soon after `deadline` at the latest.
+    pub(super) fn send(
+        &self,
+        publish: &Publish,
+        deadline: Instant,
+    ) -> Result<oneshot::Receiver<Outcome>, NotSent> {
         let (reply, outcome) = oneshot::channel();
         let message = &publish.message;
         let fingerprint = publish.mandatory.then(|| {
@@ -215,27 +242,21 @@ impl Confirms {
         let sending =
             self.channel.basic_publish(properties::encode(message), message.body.clone(), arguments);
         let sending = tokio::task::unconstrained(sending);
-        {
-            let mut ledger = self.shared.ledger();
-            if ledger.is_dead {
-                return Err(NotSent::Dead);
-            }
-            ledger.push(reply, fingerprint);
-            match sending.now_or_never() {
-                Some(Ok(())) => {}
-                Some(Err(_)) => {
-                    ledger.pop();
-                    return Err(NotSent::Dead);
-                }
-                None => {
-                    ledger.pop();
-                    return Err(NotSent::Stuck);
-                }
-            }
+        let mut ledger = self.shared.ledger();
+        if ledger.is_dead {
+            return Err(NotSent::Dead);
         }
-        // Comes back when the confirm does.
-        room.forget();
-        Ok(outcome)
+        if ledger.pending.len() >= MOST_UNCONFIRMED {
+            return Err(NotSent::Stuck);
+        }
+        ledger.push(reply, deadline, fingerprint);
+        let not_sent = match sending.now_or_never() {
+            Some(Ok(())) => return Ok(outcome),
+            Some(Err(_)) => NotSent::Dead,
+            None => NotSent::Stuck,
+        };
+        ledger.pop();
+        Err(not_sent)
     }
 }
 
@@ -306,7 +327,7 @@ mod tests {
         let outcomes = (0..count)
             .map(|id| {
                 let (reply, outcome) = oneshot::channel();
-                ledger.push(reply, Some(id));
+                ledger.push(reply, Instant::now(), Some(id));
                 outcome
             })
             .collect();
@@ -317,27 +338,24 @@ mod tests {
     fn confirms_reach_their_publish_in_any_order_and_number() {
         use Outcome::Acked;
         use Outcome::Nacked;
-        type Step = (u64, bool, Outcome, usize);
+        type Step = (u64, bool, Outcome);
         // Tag, multiple, outcome, how many are forgotten; then what each of five publishes heard.
         let table: [(Vec<Step>, [Option<Outcome>; 5]); 6] = [
-            (vec![(1, false, Acked, 1)], [Some(Acked), None, None, None, None]),
-            (vec![(3, true, Acked, 3)], [Some(Acked), Some(Acked), Some(Acked), None, None]),
+            (vec![(1, false, Acked)], [Some(Acked), None, None, None, None]),
+            (vec![(3, true, Acked)], [Some(Acked), Some(Acked), Some(Acked), None, None]),
+            (vec![(2, false, Nacked), (1, false, Acked)], [Some(Acked), Some(Nacked), None, None, None]),
             (
-                vec![(2, false, Nacked, 0), (1, false, Acked, 2)],
-                [Some(Acked), Some(Nacked), None, None, None],
-            ),
-            (
-                vec![(4, false, Nacked, 0), (5, true, Acked, 5)],
+                vec![(4, false, Nacked), (5, true, Acked)],
                 [Some(Acked), Some(Acked), Some(Acked), Some(Nacked), Some(Acked)],
             ),
             // Tags that were never given, or are settled already.
-            (vec![(0, false, Acked, 0), (9, false, Acked, 0)], [None, None, None, None, None]),
-            (vec![(1, false, Acked, 1), (1, false, Nacked, 0)], [Some(Acked), None, None, None, None]),
+            (vec![(0, false, Acked), (9, false, Acked)], [None, None, None, None, None]),
+            (vec![(1, false, Acked), (1, false, Nacked)], [Some(Acked), None, None, None, None]),
         ];
         for (steps, expected) in table {
             let (mut ledger, mut outcomes) = ledger(5);
-            for (tag, multiple, outcome, freed) in steps.clone() {
-                assert_eq!(ledger.confirmed(tag, multiple, &outcome), freed, "{steps:?}");
+            for (tag, multiple, outcome) in steps.clone() {
+                ledger.confirmed(tag, multiple, &outcome);
             }
             let heard: Vec<_> = outcomes.iter_mut().map(|outcome| outcome.try_recv().ok()).collect();
             assert_eq!(heard, expected, "{steps:?}");
@@ -356,6 +374,16 @@ mod tests {
     }
 
     #[test]
+    fn who_is_out_of_time_hears_so_and_the_tag_stays_taken() {
+        let (mut ledger, mut outcomes) = ledger(2);
+        ledger.expire(Instant::now());
+        assert_eq!(outcomes[0].try_recv(), Ok(Outcome::Expired));
+        assert_eq!(ledger.pending.len(), 2);
+        ledger.confirmed(2, true, &Outcome::Acked);
+        assert_eq!((ledger.pending.len(), ledger.base), (0, 2));
+    }
+
+    #[test]
     fn the_death_of_the_channel_reaches_everyone_who_waits() {
         let (mut ledger, mut outcomes) = ledger(3);
         ledger.confirmed(2, false, &Outcome::Acked);
@@ -369,10 +397,10 @@ mod tests {
     fn a_tag_that_was_taken_back_is_given_again() {
         let (mut ledger, mut outcomes) = ledger(1);
         let (reply, _) = oneshot::channel();
-        ledger.push(reply, None);
+        ledger.push(reply, Instant::now(), None);
         ledger.pop();
         let (reply, outcome) = oneshot::channel();
-        ledger.push(reply, None);
+        ledger.push(reply, Instant::now(), None);
         outcomes.push(outcome);
         ledger.confirmed(2, false, &Outcome::Nacked);
         assert_eq!(outcomes[1].try_recv(), Ok(Outcome::Nacked));

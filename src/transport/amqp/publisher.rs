@@ -8,8 +8,10 @@ use tokio::sync::Semaphore;
 use tokio::sync::SemaphorePermit;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio::time::error::Elapsed;
 use tokio::time::sleep;
 use tokio::time::timeout;
+use tokio::time::timeout_at;
 
 use crate::transport::Publish;
 use crate::transport::PublishError;
@@ -34,6 +36,12 @@ const REJECTED: Duration = Duration::from_millis(10);
 /// How long to wait for the client's queue when the socket is stuck. The loss of the connection follows soon.
 const STUCK: Duration = Duration::from_millis(20);
 
+/// No publish waits longer, whatever it was told.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// How often to look whose time is up: a publish waits at most so much longer than it was told to.
+const EXPIRY: Duration = Duration::from_millis(20);
+
 /// One for all publishes of a broker handle.
 pub(super) struct Publisher {
     shared: Arc<Shared>,
@@ -54,6 +62,28 @@ struct SoFar {
     /// The connection or channel went before a copy's fate was known: it may be on the broker, whatever becomes of the
     /// next one.
     is_in_doubt: bool,
+}
+
+/// Why a publish does not go on.
+enum Ended {
+    For(PublishError),
+    OutOfTime,
+}
+
+impl From<PublishError> for Ended {
+    fn from(error: PublishError) -> Self {
+        Self::For(error)
+    }
+}
+
+impl From<Elapsed> for Ended {
+    fn from(_: Elapsed) -> Self {
+        Self::OutOfTime
+    }
+}
+
+async fn pause(pause: Duration, deadline: Instant) -> Result<(), Ended> {
+    Ok(timeout_at(deadline, sleep(pause)).await?)
 }
 
 #[derive(Clone)]
@@ -78,14 +108,12 @@ impl Publisher {
         properties::check(&publish.message).map_err(PublishError::Refused)?;
         self.start();
         let (begun, mut so_far) = (Instant::now(), SoFar::default());
-        let until_known = self.until_known(publish, &mut so_far);
-        let answer = timeout(limit, until_known).await;
-        match answer {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(PublishError::Closed)) => return Err(PublishError::Closed),
-            Ok(Err(error)) if !so_far.is_in_doubt => return Err(error),
+        match self.until_known(publish, begun + limit.min(LONGEST), &mut so_far).await {
+            Ok(()) => return Ok(()),
+            Err(Ended::For(PublishError::Closed)) => return Err(PublishError::Closed),
+            Err(Ended::For(error)) if !so_far.is_in_doubt => return Err(error),
             // Out of time, or refused after a copy whose fate is not known.
-            Ok(Err(_)) | Err(_) => {}
+            Err(Ended::For(_) | Ended::OutOfTime) => {}
         }
         let (waited, last_loss) = (begun.elapsed(), self.shared.last_loss());
         Err(if so_far.is_in_doubt || so_far.is_sent {
@@ -97,34 +125,47 @@ impl Publisher {
         })
     }
 
-    async fn until_known(&self, publish: &Publish, so_far: &mut SoFar) -> Result<(), PublishError> {
+    /// Sets no timer unless it has to wait for something else than the confirm, whose deadline the keeper watches.
+    async fn until_known(
+        &self,
+        publish: &Publish,
+        deadline: Instant,
+        so_far: &mut SoFar,
+    ) -> Result<(), Ended> {
         // Held until the outcome is known or the caller gives up.
-        let mut permit = self.permit().await?;
+        let mut permit = self.permit(deadline).await?;
         let (mut refusals, mut rejections) = (0, 0);
         loop {
-            let channel = self.live_channel().await?;
-            let outcome = match channel.send(publish).await {
+            let channel = match self.live() {
+                Some(channel) => channel,
+                None => timeout_at(deadline, self.live_channel()).await??,
+            };
+            let outcome = match channel.send(publish, deadline) {
                 Ok(outcome) => outcome,
-                Err(NotSent::Dead) => continue,
+                Err(NotSent::Dead) => {
+                    channel.abandon();
+                    continue;
+                }
                 Err(NotSent::Stuck) => {
-                    sleep(STUCK).await;
+                    pause(STUCK, deadline).await?;
                     continue;
                 }
             };
             *so_far = SoFar { is_sent: true, is_rejected: false, ..*so_far };
             match outcome.await.unwrap_or(Outcome::Lost) {
                 Outcome::Acked => return Ok(()),
+                Outcome::Expired => return Err(Ended::OutOfTime),
                 Outcome::Nacked => {
                     rejections += 1;
                     if rejections == MOST_REJECTIONS {
-                        return Err(PublishError::Rejected);
+                        return Err(Ended::For(PublishError::Rejected));
                     }
                     *so_far = SoFar { is_sent: false, is_rejected: true, ..*so_far };
                     drop(permit);
-                    sleep(REJECTED * 2_u32.pow(rejections - 1)).await;
-                    permit = self.permit().await?;
+                    pause(REJECTED * 2_u32.pow(rejections - 1), deadline).await?;
+                    permit = self.permit(deadline).await?;
                 }
-                Outcome::Returned => return Err(PublishError::Unroutable),
+                Outcome::Returned => return Err(Ended::For(PublishError::Unroutable)),
                 Outcome::Lost => so_far.is_in_doubt = true,
                 Outcome::Closed(closed) => {
                     let (exchange, size) = (publish.exchange.as_str(), publish.message.body.len());
@@ -132,23 +173,32 @@ impl Publisher {
                     so_far.is_in_doubt |= !is_to_blame;
                     refusals += u32::from(is_to_blame);
                     if refusals == MOST_REFUSALS {
-                        return Err(PublishError::Refused(closed.text));
+                        return Err(Ended::For(PublishError::Refused(closed.text)));
                     }
                 }
             }
         }
     }
 
-    async fn permit(&self) -> Result<SemaphorePermit<'_>, PublishError> {
-        self.window.acquire().await.map_err(|_| PublishError::Closed)
+    async fn permit(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, Ended> {
+        match self.window.try_acquire() {
+            Ok(permit) => Ok(permit),
+            Err(_) => {
+                let permit = timeout_at(deadline, self.window.acquire()).await?;
+                permit.map_err(|_| Ended::For(PublishError::Closed))
+            }
+        }
+    }
+
+    /// The channel, if there is one that lives.
+    fn live(&self) -> Option<Arc<Confirms>> {
+        match &*self.channel.borrow() {
+            Current::Live(channel) if !channel.is_dead() => Some(channel.clone()),
+            Current::Live(_) | Current::Down | Current::Closed => None,
+        }
     }
 
     async fn live_channel(&self) -> Result<Arc<Confirms>, PublishError> {
-        if let Current::Live(channel) = &*self.channel.borrow()
-            && !channel.is_dead()
-        {
-            return Ok(channel.clone());
-        }
         let mut current = self.channel.subscribe();
         loop {
             match &*current.borrow_and_update() {
@@ -187,6 +237,13 @@ impl Publisher {
     }
 }
 
+/// Tells publishes when their time is up: one timer for all of them.
+async fn expire_until_dead(channel: &Confirms) {
+    while timeout(EXPIRY, channel.dead()).await.is_err() {
+        channel.expire(Instant::now());
+    }
+}
+
 /// Sees to it that there is a channel.
 struct Keeper {
     shared: Arc<Shared>,
@@ -202,7 +259,7 @@ impl Keeper {
             if let Ok(channel) = Confirms::open(&session).await {
                 let channel = Arc::new(channel);
                 self.put(Current::Live(channel.clone()));
-                channel.dead().await;
+                expire_until_dead(&channel).await;
             }
             self.put(Current::Down);
             // Channels that die at once: somebody publishes what the broker refuses. Others should not suffer for it,
