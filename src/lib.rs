@@ -1,4 +1,61 @@
-//! Background tasks for Rust services on RabbitMQ.
+//! Background tasks for Rust services on RabbitMQ: enqueue, run, retry.
+//!
+//! A [`Task`] is a payload with a name. A [`Producer`] enqueues it, and when that returns `Ok` the broker has it, durably.
+//! A [`Consumer`] runs it with your [`TaskHandler`], at least once, whatever dies in between: a message is acknowledged
+//! only after what follows it (an output, the next attempt, a dead letter) is safe. A [`Broker`] is the handle to
+//! RabbitMQ, or to its double inside this process.
+//!
+//! ```
+//! use taskhare::{Broker, Consumer, Producer, Task};
+//!
+//! #[derive(serde::Serialize, serde::Deserialize)]
+//! struct Resize {
+//!     image: String,
+//!     width: u32,
+//! }
+//!
+//! impl Task for Resize {
+//!     const NAME: &'static str = "resize";
+//!     type Output = String;
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> taskhare::Result<()> {
+//!     let broker = Broker::from_env().await?; // AMQP_URL, or inside this process when it is unset
+//!     let consumer = Consumer::builder(&broker)
+//!         .handler_fn(|task: Resize, _ctx| async move { Ok(format!("{}@{}", task.image, task.width)) })
+//!         .start()
+//!         .await?;
+//!     let producer = Producer::builder(&broker).build().await?;
+//!
+//!     let task = producer.enqueue(Resize { image: "hare.png".into(), width: 640 }).await?;
+//!     assert_eq!(task.output().await?, "hare.png@640");
+//!     consumer.shutdown().await;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # When it fails
+//!
+//! In a handler, `?` on any error means: try again, by the [`RetryPolicy`]. [`TaskError::reject`] gives up,
+//! [`TaskError::retry_after`] says when. What has failed for good, cannot be decoded or has no handler is in the queue's
+//! dead letters, with the [`DeadReason`] and the error. A crash can run a task twice; [`TaskContext::id`] stays the same.
+//!
+//! # Testing handlers
+//!
+//! [`Broker::in_process`] keeps the same contract as RabbitMQ (one suite runs against both) on tokio's clock: under
+//! `#[tokio::test(start_paused = true)]` an hour of backoff takes no time.
+//!
+//! # Features
+//!
+//! None by default. `testing`: a real RabbitMQ for tests, with faults; `testcontainers`: the same, from Docker.
+//!
+//! Do not build with `panic = "abort"`: panics of handlers are caught, and the AMQP client relies on unwinding as well.
+//!
+//! # Layout
+//!
+//! Top down: [`Producer`] and [`Consumer`] (`consumer/mod.rs` draws the life of a delivery), [`Broker`], then the seam,
+//! `transport`, with its two implementations. `ARCHITECTURE.md` has the map.
 
 mod broker;
 mod clock;
@@ -49,3 +106,8 @@ pub use task::ParseTaskIdError;
 pub use task::Task;
 pub use task::TaskId;
 pub use topology::Replication;
+
+/// The README's program, as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
