@@ -91,6 +91,31 @@ async fn a_task_as_it_is_enqueued() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_task_without_options_has_no_headers_and_its_id_tells_the_time() {
+    let broker = Broker::in_process();
+    let (sender, mut received) = tokio::sync::mpsc::unbounded_channel();
+    let producer = Producer::builder(&broker).build().await.unwrap();
+    let task = || Resize { image: "hare.png".into(), width: 640, crop: true };
+    let id = producer.enqueue(task()).await.unwrap().id().to_string();
+    let message = next(&broker, "taskhare.default.normal").await;
+    assert!(without_broker_headers(message.headers).is_empty());
+    assert_eq!((message.id.as_deref(), &id[14..15]), (Some(id.as_str()), "7"));
+
+    producer.enqueue(task()).await.unwrap();
+    let _consumer = Consumer::builder(&broker)
+        .handler_fn(move |_: Resize, ctx| {
+            sender.send((ctx.id(), ctx.enqueued_at())).unwrap();
+            async { Ok(()) }
+        })
+        .start()
+        .await
+        .unwrap();
+    let (id, enqueued_at) = received.recv().await.unwrap();
+    let milliseconds = enqueued_at.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    assert_eq!(id.as_u128() >> 80, milliseconds);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_task_as_it_is_retried_and_as_it_dies() {
     let broker = Broker::in_process();
     let producer = Producer::builder(&broker).build().await.unwrap();
