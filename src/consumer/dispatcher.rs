@@ -34,17 +34,26 @@ impl Dispatcher {
         let slots = Arc::new(Semaphore::new(self.concurrency));
         let (stop, pace) = (self.stop.clone(), Arc::new(Pace::default()));
         let work = async {
+            let mut free = None;
             loop {
-                let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+                let slot = match free.take() {
+                    Some(slot) => slot,
+                    None => slots.clone().acquire_owned().await.expect("the semaphore is never closed"),
+                };
                 let Some(delivery) = self.intake.next().await else {
                     return;
                 };
-                while running.try_join_next().is_some() {}
-                let mut attempt = Paced::new(self.executor.clone().run(delivery, slot), &pace);
+                let mut attempt = Paced::new(self.executor.clone().run(delivery), &pace);
                 if pace.is_quick() && (&mut attempt).now_or_never().is_some() {
+                    free = Some(slot);
                     continue;
                 }
-                running.spawn(attempt);
+                while running.try_join_next().is_some() {}
+                running.spawn(async move {
+                    let report = attempt.await;
+                    drop(slot);
+                    report
+                });
             }
         };
         tokio::select! {

@@ -8,7 +8,6 @@ use std::sync::MutexGuard;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::receipt::Fate;
@@ -91,15 +90,10 @@ impl Executor {
         }
     }
 
-    /// Runs one attempt, settles it, and frees its slot.
+    /// Runs one attempt and settles it.
     #[allow(clippy::manual_async_fn, reason = "the future of an `async fn` would hold its arguments twice")]
-    pub(super) fn run(
-        self: Arc<Self>,
-        mut delivery: Delivery,
-        slot: OwnedSemaphorePermit,
-    ) -> impl Future<Output = Report> + Send {
+    pub(super) fn run(self: Arc<Self>, mut delivery: Delivery) -> impl Future<Output = Report> + Send {
         async move {
-            let _slot = slot;
             let envelope = match Envelope::open(std::mem::take(&mut delivery.message)) {
                 Ok(envelope) => envelope,
                 Err(foreign) => return Box::pin(self.bury_foreign(delivery, *foreign)).await,

@@ -125,8 +125,14 @@ fn field(value: &Value) -> FieldValue {
 
 /// The message, and how often it came back.
 pub(super) fn decode(properties: &BasicProperties, body: Vec<u8>) -> (Message, u32) {
-    let mut headers = properties.headers().map(read_table).unwrap_or_default();
-    let returned = headers.remove(DELIVERY_COUNT).and_then(|count| count.as_int()).unwrap_or(0);
+    let (mut headers, mut returned) = (Headers::new(), 0);
+    for (name, value) in properties.headers().into_iter().flat_map(AsRef::as_ref) {
+        if name.as_ref() == DELIVERY_COUNT {
+            returned = read(value).as_int().unwrap_or(0);
+        } else {
+            headers.insert(name.as_ref().clone(), read(value));
+        }
+    }
     let message = Message {
         id: properties.message_id().cloned(),
         kind: properties.message_type().cloned().map(Cow::Owned),
