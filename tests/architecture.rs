@@ -146,3 +146,28 @@ fn layer(module: &str) -> usize {
     let longest = inside.max_by_key(|(name, _)| name.len());
     longest.unwrap_or_else(|| panic!("{module} has no layer; give it one in LAYERS")).1
 }
+
+/// A promise is not published without its proof.
+#[test]
+fn each_row_of_the_guarantee_table_names_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let readme = fs::read_to_string(root.join("README.md")).unwrap();
+    let table = readme.split("| When… |").nth(1).unwrap().split("\n\n").next().unwrap();
+    let (mut binary, mut proofs) = (String::new(), 0);
+    for row in table.lines().skip(2) {
+        let proof = row.trim_end_matches('|').rsplit('|').next().unwrap();
+        assert!(proof.contains('`') || proof.contains("the same"), "no test is named in: {row}");
+        for name in proof.split('`').skip(1).step_by(2) {
+            let path = name.rsplit_once(' ').map_or(name, |(test, path)| {
+                binary = test.to_owned();
+                path
+            });
+            let (module, test) = path.split_once("::").unwrap();
+            let file = root.join("tests").join(&binary).join(module).with_extension("rs");
+            let text = fs::read_to_string(&file).unwrap_or_else(|_| panic!("{name}: no {}", file.display()));
+            assert!(text.contains(&format!("fn {test}")), "{name}: no such test in {}", file.display());
+            proofs += 1;
+        }
+    }
+    assert!(proofs > 15, "only {proofs} tests are named");
+}
