@@ -39,7 +39,7 @@ pub enum Value {
     Bool(bool),
     /// Any integer type.
     Int(i64),
-    /// Any float type.
+    /// Any float type. RabbitMQ takes finite ones only.
     Float(f64),
     /// UTF-8 text.
     Text(String),
