@@ -129,6 +129,8 @@ impl<'a, T: Task> IntoFuture for EnqueueAll<'a, T> {
 }
 
 impl<T: Task> EnqueueAll<'_, T> {
+    /// How many are on their way at a time: where the throughput of a broker levels off.
+    const WINDOW: usize = 512;
     /// How many are sent before others get their turn on this thread.
     const BURST: usize = 64;
 
@@ -139,7 +141,7 @@ impl<T: Task> EnqueueAll<'_, T> {
         let mut results = Vec::with_capacity(tasks.size_hint().0);
         let mut window = VecDeque::new();
         for (index, task) in tasks.enumerate() {
-            if window.len() == producer.0.window
+            if window.len() == Self::WINDOW
                 && let Some(oldest) = window.pop_front()
             {
                 results.push(oldest.await);

@@ -49,7 +49,6 @@ struct Inner {
     broker: Broker,
     tasks: Name,
     timeout: Duration,
-    window: usize,
     declares: bool,
     outputs: outputs::Outputs,
     routes: RwLock<HashMap<String, Arc<Route>>>,
@@ -68,7 +67,6 @@ impl Producer {
             broker: broker.clone(),
             queues: Vec::new(),
             timeout: Duration::from_secs(30),
-            window: 512,
             declares: true,
         }
     }
@@ -211,7 +209,6 @@ pub struct ProducerBuilder {
     broker: Broker,
     queues: Vec<String>,
     timeout: Duration,
-    window: usize,
     declares: bool,
 }
 
@@ -246,7 +243,6 @@ impl ProducerBuilder {
             tasks: self.broker.names().tasks(),
             broker: self.broker,
             timeout: self.timeout,
-            window: self.window,
             declares: self.declares,
             outputs: outputs::Outputs::default(),
             routes: RwLock::default(),
