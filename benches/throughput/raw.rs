@@ -25,8 +25,7 @@ use amqprs::channel::QueueDeclareArguments;
 use amqprs::connection::Connection;
 use amqprs::connection::OpenConnectionArguments;
 use async_trait::async_trait;
-use fluent_uri::Uri;
-use taskhare::testing::vhost_of;
+use taskhare::transport::amqp::Options;
 use tokio::sync::Notify;
 use tokio::sync::mpsc;
 
@@ -65,12 +64,10 @@ pub async fn run(row: &str, url: &str, size: usize, tasks: u64) -> Sample {
 }
 
 async fn connect(url: &str) -> Connection {
-    let host = Uri::parse(url).unwrap().authority().unwrap();
-    let port = host.port_to_u16().unwrap().unwrap_or(5672);
-    let login = host.userinfo().unwrap().decode().to_string_lossy();
-    let (user, password) = login.split_once(':').unwrap();
-    let mut arguments = OpenConnectionArguments::new(host.host(), port, user, password);
-    Connection::open(arguments.virtual_host(&vhost_of(url).unwrap())).await.unwrap()
+    let endpoint = &Options::from_urls(url).unwrap().endpoints[0];
+    let (user, password) = (&endpoint.user, &endpoint.password);
+    let mut arguments = OpenConnectionArguments::new(&endpoint.host, endpoint.port, user, password);
+    Connection::open(arguments.virtual_host(&endpoint.vhost)).await.unwrap()
 }
 
 struct Publisher {

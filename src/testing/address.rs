@@ -1,11 +1,8 @@
 //! [`Address`]: what the harness needs of an AMQP URL.
 
-use fluent_uri::Uri;
-use fluent_uri::pct_enc::EStr;
-use fluent_uri::pct_enc::Encoder;
-
 use crate::testing::error::Error;
 use crate::testing::error::Result;
+use crate::transport::amqp::Options;
 
 /// An AMQP URL in its parts, decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,21 +21,18 @@ impl Address {
         Self { user: guest.clone(), password: guest, host: host.into(), port, vhost: "/".to_owned() }
     }
 
+    /// Reads what the library itself would; of several brokers the first.
     pub(super) fn parse(url: &str) -> Result<Self> {
-        // The URL is not repeated: it may hold a password.
-        let uri = Uri::parse(url).map_err(Error::because("not a URL"))?;
-        let authority = uri.authority().ok_or_else(|| Error::new("the AMQP URL names no host"))?;
-        let port = authority.port_to_u16().map_err(Error::because("the AMQP URL's port is not a number"))?;
-        let guest = Self::guest(authority.host(), port.unwrap_or(5672));
-        let (user, password) = match authority.userinfo() {
-            None => (guest.user, guest.password),
-            Some(userinfo) => {
-                let (user, password) = userinfo.split_once(':').unwrap_or((userinfo, EStr::EMPTY));
-                (decoded(user), decoded(password))
-            }
-        };
-        let vhost = uri.path().split_once('/').map(|(_, vhost)| decoded(vhost)).filter(|it| !it.is_empty());
-        Ok(Self { user, password, vhost: vhost.unwrap_or(guest.vhost), host: guest.host, port: guest.port })
+        let options = Options::from_urls(url).map_err(Error::because("not an AMQP URL"))?;
+        let endpoint =
+            options.endpoints.into_iter().next().ok_or_else(|| Error::new("the AMQP URL is empty"))?;
+        Ok(Self {
+            host: endpoint.address(),
+            port: endpoint.port,
+            user: endpoint.user,
+            password: endpoint.password,
+            vhost: endpoint.vhost,
+        })
     }
 
     pub(super) fn url(&self) -> String {
@@ -60,7 +54,7 @@ impl Address {
 ///
 /// # Errors
 ///
-/// If it is not a URL.
+/// If it is not an AMQP URL.
 pub fn vhost_of(url: &str) -> Result<String> {
     Address::parse(url).map(|address| address.vhost)
 }
@@ -75,10 +69,6 @@ pub(super) fn encoded(text: &str) -> String {
             _ => format!("%{byte:02X}"),
         })
         .collect()
-}
-
-fn decoded<E: Encoder>(text: &EStr<E>) -> String {
-    text.decode().to_string_lossy().into_owned()
 }
 
 #[cfg(test)]

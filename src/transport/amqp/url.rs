@@ -51,7 +51,7 @@ impl fmt::Debug for Endpoint {
 
 impl Endpoint {
     /// The host as it stands before a port: IPv6 in brackets.
-    pub(super) fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() }
     }
 }
