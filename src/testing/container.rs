@@ -17,7 +17,6 @@ use testcontainers::runners::AsyncRunner;
 
 use crate::testing::error::Error;
 use crate::testing::error::Result;
-use crate::testing::node::CONF;
 use crate::testing::ports;
 
 /// How long a container may take to start, its image being there; 4 s on an idle machine. Pulling comes on top.
