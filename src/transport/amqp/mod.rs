@@ -168,8 +168,9 @@ impl Transport for Amqp {
 
 impl Drop for Amqp {
     fn drop(&mut self) {
-        self.publisher.close();
+        // In the order of `close`, and for its reasons.
         self.shared.closing.cancel();
+        self.publisher.close();
         self.shared.closed.cancel();
     }
 }
