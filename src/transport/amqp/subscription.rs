@@ -3,6 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::Weak;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
@@ -136,11 +137,11 @@ impl Consumer {
     fn replace(&mut self, live: Box<Live>) {
         let before = if live.is_restored { 0 } else { self.deaths };
         self.deaths = deaths(before, live.since.elapsed(), live.settler.settled());
-        let (source, deaths) = (self.source.clone(), self.deaths);
+        let (source, deaths, session) = (self.source.clone(), self.deaths, Arc::downgrade(&live.session));
         let stop = source.stop.clone();
         self.stage = Stage::Connecting(self.runtime.spawn(async move {
             retire(live).await;
-            stop.run_until_cancelled(source.again(deaths)).await.flatten().map(Box::new)
+            stop.run_until_cancelled(source.again(deaths, session)).await.flatten().map(Box::new)
         }));
     }
 
@@ -325,8 +326,9 @@ impl Source {
         }
     }
 
-    /// Another channel, however long it takes; `None` once the transport is closed.
-    async fn again(&self, mut deaths: u32) -> Option<Live> {
+    /// Another channel, however long it takes; `None` once the transport is closed. `failed` is the session that the
+    /// last one was lost on.
+    async fn again(&self, mut deaths: u32, mut failed: Weak<Session>) -> Option<Live> {
         loop {
             if deaths > 1 {
                 self.pause(deaths - 2).await;
@@ -334,8 +336,13 @@ impl Source {
             let session = self.link.session().await?;
             let full = self.subscribe.prefetch.max(1);
             let is_suspect = deaths >= PROBATION_AFTER;
-            // The queue may have been deleted; a lost connection was made anew with everything declared.
-            let why = match declare(&session, &self.shared.topology()).await {
+            // A connection comes with everything declared. On one that lives on, the queue may have been deleted.
+            let declared = match failed.as_ptr() == Arc::as_ptr(&session) {
+                true => declare(&session, &self.shared.topology()).await,
+                false => Ok(()),
+            };
+            failed = Arc::downgrade(&session);
+            let why = match declared {
                 Ok(()) => match self.start(session, if is_suspect { 1 } else { full }).await {
                     Ok(mut live) => {
                         live.probation = is_suspect.then(|| Box::pin(tokio::time::sleep(PROVEN)));
