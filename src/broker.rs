@@ -11,6 +11,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::lane::Lane;
 use crate::name::Name;
+use crate::route::Route;
 use crate::topology;
 use crate::topology::Names;
 use crate::topology::Namespace;
@@ -52,6 +53,7 @@ struct Inner {
     names: Names,
     defaults: QueueDefaults,
     max_payload: usize,
+    urgent_within: Duration,
     /// Queues that this handle has declared.
     declared: Mutex<HashSet<QueueName>>,
 }
@@ -146,6 +148,11 @@ impl Broker {
         &self.0.names
     }
 
+    /// The way into `queue`.
+    pub(crate) fn route(&self, queue: QueueName) -> Route {
+        Route::new(&self.0.names, queue, self.0.urgent_within)
+    }
+
     pub(crate) fn clock(&self) -> Clock {
         self.0.clock
     }
@@ -188,6 +195,7 @@ pub struct BrokerBuilder {
     namespace: String,
     defaults: QueueDefaults,
     max_payload: usize,
+    urgent_within: Duration,
     app: Option<String>,
     heartbeat: Option<Duration>,
     confirm_window: Option<usize>,
@@ -211,6 +219,7 @@ impl Default for BrokerBuilder {
             namespace: "taskhare".to_owned(),
             defaults: QueueDefaults::default(),
             max_payload: Self::DEFAULT_MAX_PAYLOAD,
+            urgent_within: Duration::from_secs(10),
             app: None,
             heartbeat: None,
             confirm_window: None,
@@ -256,6 +265,13 @@ impl BrokerBuilder {
     /// The largest payload, in bytes of MessagePack. Defaults to 1 MiB; at most 15 MiB.
     pub fn max_payload(mut self, bytes: usize) -> Self {
         self.max_payload = bytes;
+        self
+    }
+
+    /// A task whose deadline is nearer than this when it may start goes to the urgent lane, whatever its priority.
+    /// Defaults to 10 s; zero: never.
+    pub fn urgent_within(mut self, time: Duration) -> Self {
+        self.urgent_within = time;
         self
     }
 
@@ -326,6 +342,7 @@ impl BrokerBuilder {
             names: Names::new(Namespace::new(&self.namespace)?),
             defaults: self.defaults,
             max_payload: self.max_payload,
+            urgent_within: self.urgent_within,
             declared: Mutex::default(),
         })))
     }

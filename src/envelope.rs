@@ -13,6 +13,11 @@
 //! | `taskhare-max-attempts` | overrides the policy's; absent: it does not |
 //! | `taskhare-priority` | `urgent` or `low`; absent: normal |
 //! | `taskhare-due` | not to be started before, in milliseconds since the Unix epoch; absent: at once |
+//! | `taskhare-hold` | how long before it is due it was to leave the delay wheel, in milliseconds |
+//! | `taskhare-deadline` | not to be started after, in milliseconds since the Unix epoch; absent: never too late |
+//! | `taskhare-run-timeout` | how long one attempt may take, in milliseconds; absent: what its consumer allows |
+//! | `taskhare-revision` | which of several copies of a rescheduled task this is; absent: 0 |
+//! | `taskhare-unique` | the key of which there may be one task at a time; absent: none |
 //! | `taskhare-error` | the last failure, at most 2 KiB |
 //! | `taskhare-reason`, `taskhare-dead-at`, `taskhare-queue` | of a dead letter: why, when, from which queue |
 //!
@@ -44,10 +49,19 @@ const ATTEMPT: &str = "taskhare-attempt";
 const MAX_ATTEMPTS: &str = "taskhare-max-attempts";
 const PRIORITY: &str = "taskhare-priority";
 const DUE: &str = "taskhare-due";
+const HOLD: &str = "taskhare-hold";
+const DEADLINE: &str = "taskhare-deadline";
+const RUN_TIMEOUT: &str = "taskhare-run-timeout";
+const REVISION: &str = "taskhare-revision";
+const UNIQUE: &str = "taskhare-unique";
 const ERROR: &str = "taskhare-error";
 const REASON: &str = "taskhare-reason";
 const DEAD_AT: &str = "taskhare-dead-at";
 const QUEUE: &str = "taskhare-queue";
+
+/// The headers that are fields of an [`Envelope`].
+const OURS: [&str; 10] =
+    [ENQUEUED_AT, ATTEMPT, MAX_ATTEMPTS, PRIORITY, DUE, HOLD, DEADLINE, RUN_TIMEOUT, REVISION, UNIQUE];
 
 /// How much of an error travels with a task, in bytes.
 const LONGEST_ERROR: usize = 2048;
@@ -62,6 +76,12 @@ pub(crate) struct Envelope {
     pub(crate) max_attempts: Option<u32>,
     pub(crate) priority: Priority,
     pub(crate) due: Option<Duration>,
+    /// How long before `due` the delay wheel was to let it go.
+    pub(crate) hold: Option<Duration>,
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) run_timeout: Option<Duration>,
+    pub(crate) revision: u32,
+    pub(crate) unique: Option<String>,
     pub(crate) reply_to: Option<String>,
     pub(crate) payload: Vec<u8>,
     /// Headers that are not ours.
@@ -95,8 +115,18 @@ impl Envelope {
         if self.priority != Priority::Normal {
             headers.insert(PRIORITY, self.priority.as_str());
         }
-        if let Some(due) = self.due {
-            headers.insert(DUE, to_milliseconds(due));
+        for (name, time) in
+            [(DUE, self.due), (HOLD, self.hold), (DEADLINE, self.deadline), (RUN_TIMEOUT, self.run_timeout)]
+        {
+            if let Some(time) = time {
+                headers.insert(name, to_milliseconds(time));
+            }
+        }
+        if self.revision > 0 {
+            headers.insert(REVISION, i64::from(self.revision));
+        }
+        if let Some(key) = self.unique {
+            headers.insert(UNIQUE, key);
         }
         for (name, value) in self.rest {
             headers.insert(name, value);
@@ -119,7 +149,7 @@ impl Envelope {
             Ok(facts) => {
                 let mut rest = std::mem::take(&mut message.headers);
                 rest.strip_broker_headers();
-                for ours in [ENQUEUED_AT, ATTEMPT, MAX_ATTEMPTS, PRIORITY, DUE] {
+                for ours in OURS {
                     rest.remove(ours);
                 }
                 Ok(Self {
@@ -182,6 +212,11 @@ impl Envelope {
             max_attempts,
             priority,
             due: milliseconds(headers, DUE),
+            hold: milliseconds(headers, HOLD),
+            deadline: milliseconds(headers, DEADLINE),
+            run_timeout: milliseconds(headers, RUN_TIMEOUT),
+            revision: headers.get(REVISION).and_then(positive).unwrap_or(0),
+            unique: headers.get(UNIQUE).and_then(Value::as_text).map(str::to_owned),
             reply_to: None,
             payload: Vec::new(),
             rest: Headers::new(),
@@ -191,7 +226,7 @@ impl Envelope {
     /// The same task for its next attempt.
     pub(crate) fn retry(mut self, due: Duration, error: &str) -> Self {
         self.attempt = self.attempt.saturating_add(1);
-        self.due = Some(due);
+        (self.due, self.hold) = (Some(due), None);
         self.rest.insert(ERROR, excerpt(error));
         self
     }
@@ -257,6 +292,11 @@ mod tests {
             max_attempts: None,
             priority: Priority::Normal,
             due: None,
+            hold: None,
+            deadline: None,
+            run_timeout: None,
+            revision: 0,
+            unique: None,
             reply_to: None,
             payload: vec![0xc0],
             rest: Headers::new(),
@@ -271,6 +311,11 @@ mod tests {
             max_attempts: Some(9),
             priority: Priority::Urgent,
             due: Some(Duration::from_millis(1_700_000_009_999)),
+            hold: Some(Duration::from_millis(60)),
+            deadline: Some(Duration::from_millis(1_700_000_010_999)),
+            run_timeout: Some(Duration::from_millis(500)),
+            revision: 2,
+            unique: Some("user-7".to_owned()),
             reply_to: Some("here".to_owned()),
             rest: [("tenant", "blue")].into_iter().collect(),
             ..envelope()

@@ -4,6 +4,7 @@
 //! 3.10 (none on quorum queues), 4.0 (two classes) and 4.3 (32 strict ones).
 
 use std::fmt;
+use std::time::Duration;
 
 /// How much a task matters beside the others of its queue. [`Normal`](Self::Normal) by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,6 +48,14 @@ impl Lane {
             Priority::Urgent => Self::Urgent,
             Priority::Normal => Self::Normal,
             Priority::Low => Self::Low,
+        }
+    }
+
+    /// The lane for a task of that priority whose deadline, if any, is `left` after it may start.
+    pub(crate) fn choose(priority: Priority, left: Option<Duration>, urgent_within: Duration) -> Self {
+        match left {
+            Some(left) if left < urgent_within => Self::Urgent,
+            _ => Self::of(priority),
         }
     }
 
@@ -129,6 +138,21 @@ mod tests {
         for _ in 0..500 {
             since = if picker.pick([true; 3]) == Some(2) { 0 } else { since + 1 };
             assert!(since <= 20, "the low lane waited for {since} others");
+        }
+    }
+
+    #[test]
+    fn priority_and_a_near_deadline_choose_the_lane() {
+        let s = Duration::from_secs;
+        for (priority, left, within, expected) in [
+            (Priority::Normal, None, s(10), Lane::Normal),
+            (Priority::Low, Some(s(11)), s(10), Lane::Low),
+            (Priority::Low, Some(s(10)), s(10), Lane::Low),
+            (Priority::Low, Some(s(9)), s(10), Lane::Urgent),
+            (Priority::Urgent, Some(s(99)), s(10), Lane::Urgent),
+            (Priority::Low, Some(s(0)), s(0), Lane::Low),
+        ] {
+            assert_eq!(Lane::choose(priority, left, within), expected, "{priority:?} {left:?}");
         }
     }
 

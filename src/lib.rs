@@ -70,6 +70,7 @@ mod outcome;
 mod producer;
 mod reply;
 mod retry;
+mod route;
 mod task;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -12,8 +12,14 @@ pub enum Outcome {
     Retried,
     /// It is in the queue's dead letters, confirmed by the broker.
     DeadLettered(DeadReason),
+    /// It came too late, and is in the queue's dead letters with that reason.
+    Expired(DeadReason),
+    /// It was cancelled, and is gone from the broker.
+    Cancelled,
     /// Not counted as an attempt; the task is back in its queue.
     HandedBack,
+    /// Not started, and not counted: it waits in the delay wheel, or in quarantine.
+    Deferred,
 }
 
 /// Why a task is in the dead letters: the text of its header `taskhare-reason`.
@@ -24,24 +30,77 @@ pub enum DeadReason {
     Rejected,
     /// Its last attempt failed.
     AttemptsExhausted,
+    /// It failed, and its next attempt would come later than its policy allows.
+    TimeExhausted,
+    /// Its deadline passed in its queue: the broker took it out.
+    ExpiredInQueue,
+    /// Its deadline had passed when its turn came.
+    ExpiredUnstarted,
+    /// Its deadline passed while it ran.
+    ExpiredRunning,
+    /// It failed, and its next attempt could not have started before its deadline.
+    ExpiredRetrying,
+    /// It was started again and again, and each time its consumer died.
+    Crashed,
     /// Its payload is not what its type expects.
     Undecodable,
     /// The consumer has no handler for its name.
     UnknownTask,
     /// Not a task at all: a message without our headers, or of a later version of them.
     Foreign,
+    /// When it was due there was no such queue any more.
+    Undeliverable,
 }
 
 impl DeadReason {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Rejected,
+        Self::AttemptsExhausted,
+        Self::TimeExhausted,
+        Self::ExpiredInQueue,
+        Self::ExpiredUnstarted,
+        Self::ExpiredRunning,
+        Self::ExpiredRetrying,
+        Self::Crashed,
+        Self::Undecodable,
+        Self::UnknownTask,
+        Self::Foreign,
+        Self::Undeliverable,
+    ];
+
     /// As it is written on the wire.
+    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Rejected => "rejected",
             Self::AttemptsExhausted => "attempts-exhausted",
+            Self::TimeExhausted => "time-exhausted",
+            Self::ExpiredInQueue => "expired-in-queue",
+            Self::ExpiredUnstarted => "expired-unstarted",
+            Self::ExpiredRunning => "expired-running",
+            Self::ExpiredRetrying => "expired-retrying",
+            Self::Crashed => "crashed",
             Self::Undecodable => "undecodable",
             Self::UnknownTask => "unknown-task",
             Self::Foreign => "foreign",
+            Self::Undeliverable => "undeliverable",
         }
+    }
+
+    /// The inverse of [`as_str`](Self::as_str).
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == text)
+    }
+
+    /// Whether its deadline was the reason.
+    #[must_use]
+    pub fn is_expiry(self) -> bool {
+        matches!(
+            self,
+            Self::ExpiredInQueue | Self::ExpiredUnstarted | Self::ExpiredRunning | Self::ExpiredRetrying
+        )
     }
 }
 

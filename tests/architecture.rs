@@ -16,6 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["topology", "handler", "envelope", "reply"],
     &["transport"],
     &["transport::in_process", "transport::amqp"],
+    &["route"],
     &["broker"],
     &["producer", "consumer"],
     &["testing"],

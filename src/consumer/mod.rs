@@ -14,6 +14,7 @@
 //! - [`dispatcher`] waits for a slot, takes the next delivery, starts an attempt.
 //! - [`pace`] spares attempts that take microseconds a task of their own.
 //! - [`executor`] is one attempt as a straight line; [`settle`] decides, purely, what becomes of its task.
+//! - [`sequel`] publishes what follows, and acknowledges then.
 //! - [`registry`] finds the handler, and is the only place where types are erased.
 //!
 //! A message is acknowledged last, after what follows it is safe on the broker. So a crash at any instant repeats a
@@ -26,6 +27,7 @@ mod intake;
 mod pace;
 mod receipt;
 mod registry;
+mod sequel;
 mod settle;
 
 use std::future::Future;

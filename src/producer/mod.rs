@@ -14,12 +14,11 @@ use crate::envelope;
 use crate::envelope::Envelope;
 use crate::error::Error;
 use crate::error::Result;
-use crate::lane::Lane;
 use crate::message::Headers;
 use crate::name::Name;
+use crate::route::Route;
 use crate::task::Task;
 use crate::task::TaskId;
-use crate::topology::Names;
 use crate::topology::QueueName;
 use crate::transport::Publish;
 use crate::transport::PublishError;
@@ -47,17 +46,10 @@ pub struct Producer(Arc<Inner>);
 
 struct Inner {
     broker: Broker,
-    tasks: Name,
     timeout: Duration,
     declares: bool,
     outputs: outputs::Outputs,
     routes: RwLock<HashMap<String, Arc<Route>>>,
-}
-
-/// A queue and the routing keys of its lanes.
-struct Route {
-    queue: QueueName,
-    keys: [Name; 3],
 }
 
 impl Producer {
@@ -127,18 +119,18 @@ impl Producer {
             max_attempts: options.max_attempts,
             priority: options.priority,
             due: None,
+            hold: None,
+            deadline: None,
+            run_timeout: None,
+            revision: 0,
+            unique: None,
             reply_to: output.as_ref().map(|output| output.reply_to().to_owned()),
             payload,
             rest: Headers::new(),
         };
-        let publish = Publish {
-            exchange: producer.tasks.clone(),
-            key: route.keys[Lane::of(options.priority) as usize].clone(),
-            mandatory: true,
-            message: envelope.seal(),
-        };
+        let publish = route.publish(envelope, now);
         let timeout = options.timeout.unwrap_or(producer.timeout);
-        self.publish(&publish, &route, timeout).await.map_err(|error| refused(error, id, &route.queue))?;
+        self.publish(&publish, &route, timeout).await.map_err(|error| refused(error, id, route.queue()))?;
         Ok(Enqueued::new(id, output))
     }
 
@@ -158,7 +150,7 @@ impl Producer {
         let broker = &self.0.broker;
         let result = broker.transport().publish(publish, timeout).await;
         let is_gone = result == Err(PublishError::Unroutable);
-        if is_gone && self.0.declares && Box::pin(broker.declare_again(&route.queue)).await.is_ok() {
+        if is_gone && self.0.declares && Box::pin(broker.declare_again(route.queue())).await.is_ok() {
             return broker.transport().publish(publish, timeout).await;
         }
         result
@@ -174,8 +166,7 @@ impl Producer {
         if self.0.declares {
             Box::pin(self.0.broker.declare(&name)).await?;
         }
-        let keys = Lane::ALL.map(|lane| Names::lane_key(&name, lane));
-        let route = Arc::new(Route { queue: name, keys });
+        let route = Arc::new(self.0.broker.route(name));
         self.0.routes.write().expect(SOUND).insert(queue.to_owned(), route.clone());
         Ok(route)
     }
@@ -240,7 +231,6 @@ impl ProducerBuilder {
     /// [`Error::InvalidName`], [`Error::TopologyConflict`], [`Error::AccessRefused`] and other failures to declare.
     pub async fn build(self) -> Result<Producer> {
         let producer = Producer(Arc::new(Inner {
-            tasks: self.broker.names().tasks(),
             broker: self.broker,
             timeout: self.timeout,
             declares: self.declares,

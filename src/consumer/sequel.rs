@@ -1,0 +1,164 @@
+//! [`Sequel`]: what follows an attempt on the broker. Published and confirmed first; then the old message may go.
+
+use std::time::Duration;
+
+use super::receipt::Report;
+use crate::broker::Broker;
+use crate::envelope;
+use crate::envelope::Envelope;
+use crate::envelope::Foreign;
+use crate::message::Message;
+use crate::name::Name;
+use crate::outcome::DeadReason;
+use crate::outcome::Outcome;
+use crate::reply::Reply;
+use crate::route::Route;
+use crate::task::TaskId;
+use crate::topology::Names;
+use crate::topology::QueueName;
+use crate::transport::Delivery;
+use crate::transport::Publish;
+use crate::transport::PublishError;
+
+/// How long one try to publish a retry or a dead letter waits.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an output may take; the task is done without it.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where the tasks of one queue go next.
+pub(super) struct Sequel {
+    broker: Broker,
+    queue: QueueName,
+    route: Route,
+    dead: Name,
+    outputs: Name,
+}
+
+impl Sequel {
+    pub(super) fn new(broker: &Broker, queue: QueueName) -> Self {
+        let names = broker.names();
+        Self {
+            route: broker.route(queue.clone()),
+            dead: names.dead(),
+            outputs: names.outputs(),
+            broker: broker.clone(),
+            queue,
+        }
+    }
+
+    /// Publishes the next attempt.
+    pub(super) async fn retry(
+        &self,
+        delivery: Delivery,
+        envelope: Envelope,
+        wait: Duration,
+        error: &str,
+    ) -> Outcome {
+        let (id, name, attempt) = (envelope.id, envelope.name.clone(), envelope.attempt);
+        tracing::warn!(task.id = %id, task.name = %name, queue = %self.queue, attempt, wait = ?wait, error, "attempt failed");
+        let now = self.broker.clock().now();
+        let next = envelope.retry(now + wait, error);
+        self.replace(delivery, &self.route.publish(next, now)).await;
+        Outcome::Retried
+    }
+
+    /// Publishes the dead letter.
+    pub(super) async fn bury(
+        &self,
+        delivery: Delivery,
+        envelope: Envelope,
+        reason: DeadReason,
+        error: &str,
+    ) -> Outcome {
+        let (id, name, attempt) = (envelope.id, envelope.name.clone(), envelope.attempt);
+        tracing::error!(task.id = %id, task.name = %name, queue = %self.queue, attempt, %reason, error, "task is dead");
+        self.reply(&envelope, Reply::dead(reason, error)).await;
+        self.dead_letter(delivery, envelope.seal(), reason, error).await
+    }
+
+    /// Publishes the dead letter of a task that has no handler.
+    pub(super) async fn bury_unknown(&self, delivery: Delivery, envelope: Envelope) -> Report {
+        let (id, name) = (Some(envelope.id), envelope.name.clone());
+        let error = format!("no handler for tasks named {name:?}");
+        let outcome = self.bury(delivery, envelope, DeadReason::UnknownTask, &error).await;
+        Report { id, name, outcome }
+    }
+
+    /// Publishes the dead letter of what is not a task.
+    pub(super) async fn bury_foreign(&self, delivery: Delivery, foreign: Foreign) -> Report {
+        let Foreign { message, why } = foreign;
+        let (id, name) = (message.id.as_deref(), message.kind.clone().unwrap_or_default());
+        tracing::error!(message.id = id, message.kind = %name, queue = %self.queue, why, "message is not a task");
+        let id: Option<TaskId> = id.and_then(|id| id.parse().ok());
+        let outcome = self.dead_letter(delivery, message, DeadReason::Foreign, &why).await;
+        Report { id, name, outcome }
+    }
+
+    async fn dead_letter(
+        &self,
+        delivery: Delivery,
+        message: Message,
+        reason: DeadReason,
+        error: &str,
+    ) -> Outcome {
+        let now = self.broker.clock().now();
+        let message = envelope::dead_letter(message, reason, error, self.queue.as_str(), now);
+        let letter = Publish {
+            exchange: self.dead.clone(),
+            key: Names::dead_key(&self.queue),
+            mandatory: true,
+            message,
+        };
+        self.replace(delivery, &letter).await;
+        Outcome::DeadLettered(reason)
+    }
+
+    /// Publishes what follows a message, and acknowledges it once that is confirmed: a crash in between repeats the
+    /// task and never loses it. While the broker cannot take it the message stays ours, unsettled.
+    pub(super) async fn replace(&self, delivery: Delivery, next: &Publish) {
+        let mut pause = Duration::from_millis(100);
+        loop {
+            match self.broker.transport().publish(next, PUBLISH_TIMEOUT).await {
+                Ok(()) => return delivery.ack(),
+                // It will never take this one (too large for it with its headers, say): the broker's own
+                // dead-lettering keeps the message.
+                Err(PublishError::Refused(reason)) => {
+                    tracing::error!(queue = %self.queue, reason, "the broker refused to take a task's next message");
+                    return delivery.reject();
+                }
+                Err(PublishError::Closed) => return delivery.requeue(),
+                Err(error) => {
+                    tracing::warn!(queue = %self.queue, %error, "a task's next message is not confirmed yet");
+                    if error == PublishError::Unroutable {
+                        // Somebody deleted the queue; if this fails too, the next round tells.
+                        let _ = self.broker.declare_again(&self.queue).await;
+                    }
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(5));
+        }
+    }
+
+    /// Tells the enqueuer, if it wants to know. A lost output loses no task, so failures are only logged.
+    pub(super) async fn reply(&self, envelope: &Envelope, reply: Reply) {
+        let Some(key) = envelope.reply_to.as_deref() else {
+            return;
+        };
+        let Ok(key) = Name::new("reply key", key) else {
+            return;
+        };
+        let reply = match reply {
+            Reply::Succeeded(output) if output.len() > self.broker.max_payload() => Reply::Dead {
+                reason: "output-too-large".to_owned(),
+                error: format!("its output has {} bytes", output.len()),
+            },
+            reply => reply,
+        };
+        let message = reply.seal(envelope.id);
+        let publish = Publish { exchange: self.outputs.clone(), key, mandatory: false, message };
+        if let Err(error) = self.broker.transport().publish(&publish, REPLY_TIMEOUT).await {
+            tracing::warn!(task.id = %envelope.id, task.name = %envelope.name, %error, "output not delivered");
+        }
+    }
+}
