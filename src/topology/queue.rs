@@ -16,8 +16,10 @@ pub struct Queue {
     pub message_ttl: Option<Duration>,
     /// Where messages go that are rejected, expire, or come back too often.
     pub dead_letter: Option<DeadLetter>,
-    /// How many messages it takes; more are refused (quorum) or rejected (classic).
+    /// How many messages may wait in it.
     pub max_length: Option<u64>,
+    /// What happens to one more.
+    pub overflow: Overflow,
     /// After how long without a consumer it is deleted with all that is in it. Never for a queue of tasks.
     pub expires: Option<Duration>,
     /// Whether of many consumers only one gets deliveries.
@@ -36,6 +38,27 @@ pub enum QueueKind {
     },
     /// On one node, not replicated.
     Classic,
+}
+
+/// What a full queue does with one more message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// It refuses it, and its publisher is told. The default.
+    #[default]
+    Reject,
+    /// It takes it, and drops what has waited longest: to the dead-letter exchange, if there is one, and at most once,
+    /// because RabbitMQ dead-letters at least once only from queues that refuse.
+    DropHead,
+}
+
+impl Overflow {
+    /// As AMQP writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Reject => "reject-publish",
+            Self::DropHead => "drop-head",
+        }
+    }
 }
 
 /// A dead-letter target.
@@ -60,9 +83,15 @@ impl Queue {
             message_ttl: None,
             dead_letter: None,
             max_length: None,
+            overflow: Overflow::default(),
             expires: None,
             single_active_consumer: false,
         }
+    }
+
+    /// Whether a dead letter leaves it only once its target has it.
+    pub fn is_dead_lettering_at_least_once(&self) -> bool {
+        matches!(self.kind, QueueKind::Quorum { .. }) && self.overflow == Overflow::Reject
     }
 
     /// The arguments it is declared with, alike on 3.10 to 4.3. All explicit: defaults differ by version and by
@@ -77,15 +106,17 @@ impl Queue {
                 arguments.insert("x-consumer-disconnected-timeout", milliseconds(DISCONNECTED_TIMEOUT));
                 // At-least-once needs reject-publish: with the default overflow the broker silently falls back to
                 // at-most-once, which loses messages when a node crashes.
-                arguments.insert("x-overflow", "reject-publish");
+                arguments.insert("x-overflow", self.overflow.as_str());
                 if self.dead_letter.is_some() {
-                    arguments.insert("x-dead-letter-strategy", "at-least-once");
+                    let strategy =
+                        if self.is_dead_lettering_at_least_once() { "at-least-once" } else { "at-most-once" };
+                    arguments.insert("x-dead-letter-strategy", strategy);
                 }
             }
             QueueKind::Classic => {
                 arguments.insert("x-queue-type", "classic");
                 if self.max_length.is_some() {
-                    arguments.insert("x-overflow", "reject-publish");
+                    arguments.insert("x-overflow", self.overflow.as_str());
                 }
             }
         }

@@ -13,7 +13,8 @@
 //!   exists stays as it was.
 //!   A transport that reconnects declares again everything that was declared through it.
 //! - **C2 publish** returns `Ok` only when every queue that the message was routed to has stored it. `mandatory` and no
-//!   queue: [`PublishError::Unroutable`]. A queue that refuses it (full): [`PublishError::Rejected`].
+//!   queue: [`PublishError::Unroutable`]. A queue that refuses it (full): [`PublishError::Rejected`]; one that drops its
+//!   head when it is full takes it, and its oldest message goes.
 //! - **C3 subscribe** hands out at most `prefetch` unsettled deliveries, in queue order, each to one subscriber.
 //!   It survives the loss of the connection: deliveries go on, unsettled ones come again.
 //! - **C4 settle**: acked is gone; requeued comes again near the head, with `redelivered` set and `returned` one
@@ -28,6 +29,8 @@
 //! - **C10 fidelity**: all fields of a [`Message`] arrive as published, headers of every [`Value`] included.
 //! - **C11 close**: pending and later publishes end with [`PublishError::Closed`], subscriptions end.
 //! - **C12 cancellation**: any future of a transport may be dropped at any await; nothing breaks for others.
+//! - **C14 set_prefetch**: soon after it, up to so many deliveries *more* than are held at that moment may come; those
+//!   stay ours to settle, and count no more. Where only one consumer is active, another may take over.
 
 pub mod amqp;
 pub mod in_process;
@@ -133,6 +136,30 @@ pub struct Subscribe {
     pub prefetch: u16,
     /// The consumer tag shown in RabbitMQ's console, made unique by the transport.
     pub tag: String,
+    /// Where to start in a stream; `None` for every other queue.
+    pub start: Option<Start>,
+    /// How long the broker lets this consumer hold a delivery, at least, on a quorum queue of RabbitMQ 4.3 or later;
+    /// `None` for the queue's own limit. Older brokers ignore it, and 4.3 refuses it on a classic queue.
+    pub consumer_timeout: Option<Duration>,
+}
+
+/// Where in a stream a subscriber starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// With the oldest message there is.
+    First,
+    /// With what is published from now on.
+    Next,
+    /// With what was published so long ago. RabbitMQ finds it no more exactly than to the messages stored at once, and
+    /// to the second.
+    Ago(Duration),
+}
+
+impl Subscribe {
+    /// Consumes a queue that is no stream.
+    pub fn new(queue: Name, prefetch: u16, tag: impl Into<String>) -> Self {
+        Self { queue, prefetch, tag: tag.into(), start: None, consumer_timeout: None }
+    }
 }
 
 /// A consumer of one queue. Dropping it is [`close`](Self::close) without waiting.
@@ -141,6 +168,10 @@ pub trait Subscription: fmt::Debug + Send {
     /// The next delivery; `None` after [`cancel`](Self::cancel), when no more is at hand, or when the transport is
     /// closed.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Delivery>>;
+
+    /// Makes room for up to `prefetch` (at least 1) deliveries more than are held now (C14). Does nothing after
+    /// [`cancel`](Self::cancel).
+    fn set_prefetch(&mut self, prefetch: u16);
 
     /// Stops new deliveries (C5). What had arrived is still handed out by [`poll_next`](Self::poll_next).
     async fn cancel(&mut self);

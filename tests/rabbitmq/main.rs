@@ -156,7 +156,7 @@ fn publish(key: &str, id: &str) -> Publish {
 }
 
 fn subscribe(queue: &str, prefetch: u16) -> Subscribe {
-    Subscribe { queue: name(queue), prefetch, tag: "test".to_owned() }
+    Subscribe::new(name(queue), prefetch, "test")
 }
 
 async fn next(subscription: &mut Box<dyn Subscription>) -> Delivery {

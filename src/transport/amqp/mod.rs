@@ -13,6 +13,7 @@ mod acks;
 mod confirms;
 mod connection;
 mod declare;
+mod live;
 mod options;
 mod properties;
 mod publisher;

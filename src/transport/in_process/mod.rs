@@ -206,7 +206,7 @@ mod tests {
     }
 
     async fn reject(broker: &InProcess, queue: &str) {
-        let subscribe = Subscribe { queue: name(queue), prefetch: 1, tag: String::new() };
+        let subscribe = Subscribe::new(name(queue), 1, "");
         let mut subscription = broker.subscribe(subscribe).await.unwrap();
         subscription.next().await.unwrap().reject();
     }
@@ -257,7 +257,7 @@ mod tests {
     async fn the_timekeeper_ends_with_the_last_handle() {
         let broker = broker(&[("queue", None, QUORUM)], |_| ()).await;
         publish(&broker, "queue", "a", Some(DAY)).await;
-        let subscribe = Subscribe { queue: name("queue"), prefetch: 1, tag: String::new() };
+        let subscribe = Subscribe::new(name("queue"), 1, "");
         let mut subscription = broker.subscribe(subscribe).await.unwrap();
         let (shared, tasks) = (Arc::downgrade(&broker.0), tokio::runtime::Handle::current().metrics());
         assert_eq!(tasks.num_alive_tasks(), 1);

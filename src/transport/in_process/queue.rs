@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::message::Message;
 use crate::topology;
+use crate::topology::Overflow;
 use crate::topology::QueueKind;
 use crate::transport::Settlement;
 
@@ -55,7 +56,12 @@ pub(super) struct Dead {
 
 #[derive(Debug)]
 struct Subscriber {
+    /// How many deliveries may be unsettled, not counting those from before [`since`](Self::since).
     prefetch: usize,
+    /// The first tag that counts.
+    since: u64,
+    /// How many are unsettled that do not count.
+    before: usize,
     cancelled: bool,
     next_tag: u64,
     unsettled: BTreeMap<u64, Entry>,
@@ -96,7 +102,8 @@ impl Queue {
     /// Whether it refuses messages. What is unsettled does not count.
     pub(super) fn is_full(&self) -> bool {
         let held = self.ready.len() + self.dead.len();
-        self.declared.max_length.is_some_and(|most| held as u64 >= most)
+        self.declared.overflow == Overflow::Reject
+            && self.declared.max_length.is_some_and(|most| held as u64 >= most)
     }
 
     /// Appends a message. Whoever calls it has looked at [`is_full`](Self::is_full).
@@ -109,7 +116,8 @@ impl Queue {
         self.ready.insert(place, Entry { place, origin, message, expires, redelivered: false, returned: 0 });
     }
 
-    /// Takes what has expired from the head, hands out what subscribers have room for, and returns who got something.
+    /// Takes what has expired from the head, hands out what subscribers have room for, drops what is too much then, and
+    /// returns who got something.
     pub(super) fn dispatch(&mut self, now: Instant) -> Vec<SubscriberId> {
         let mut woken = Vec::new();
         while let Some((_, entry)) = self.ready.pop_first() {
@@ -128,7 +136,19 @@ impl Queue {
                 woken.push(id);
             }
         }
+        self.drop_head();
         woken
+    }
+
+    /// Drops what has waited longest, if more waits than may.
+    fn drop_head(&mut self) {
+        let (Overflow::DropHead, Some(most)) = (self.declared.overflow, self.declared.max_length) else {
+            return;
+        };
+        while self.ready.len() as u64 > most {
+            let Some((_, entry)) = self.ready.pop_first() else { return };
+            self.die(entry, Reason::MaxLength);
+        }
     }
 
     /// When the message at the head expires. Those behind it wait for it.
@@ -151,6 +171,8 @@ impl Queue {
     pub(super) fn subscribe(&mut self, id: SubscriberId, prefetch: u16) {
         let subscriber = Subscriber {
             prefetch: usize::from(prefetch.max(1)),
+            since: 1,
+            before: 0,
             cancelled: false,
             next_tag: 1,
             unsettled: BTreeMap::new(),
@@ -158,6 +180,14 @@ impl Queue {
         };
         self.subscribers.insert(id, subscriber);
         self.turns.push_back(id);
+    }
+
+    /// Makes room for so many more than this subscriber holds.
+    pub(super) fn set_prefetch(&mut self, id: SubscriberId, prefetch: u16) {
+        if let Some(subscriber) = self.subscribers.get_mut(&id) {
+            subscriber.prefetch = usize::from(prefetch.max(1));
+            (subscriber.since, subscriber.before) = (subscriber.next_tag, subscriber.unsettled.len());
+        }
     }
 
     /// The next message that was handed to this subscriber.
@@ -173,8 +203,9 @@ impl Queue {
 
     /// Carries out a settlement; nothing if the subscriber is gone or has settled it before.
     pub(super) fn settle(&mut self, id: SubscriberId, tag: u64, settlement: Settlement) {
-        let subscriber = self.subscribers.get_mut(&id);
-        let Some(entry) = subscriber.and_then(|subscriber| subscriber.unsettled.remove(&tag)) else { return };
+        let Some(entry) = self.subscribers.get_mut(&id).and_then(|subscriber| subscriber.take(tag)) else {
+            return;
+        };
         match settlement {
             Settlement::Ack => {}
             Settlement::Requeue => self.give_back(entry),
@@ -234,13 +265,21 @@ impl Queue {
 
     /// Whether a dead letter leaves only once its target has it, and how many may wait for that at a time.
     pub(super) fn dead_letter_window(&self) -> Option<usize> {
-        matches!(self.declared.kind, QueueKind::Quorum { .. }).then_some(DEAD_LETTER_WINDOW)
+        self.declared.is_dead_lettering_at_least_once().then_some(DEAD_LETTER_WINDOW)
     }
 }
 
 impl Subscriber {
     fn has_room(&self) -> bool {
-        self.unsettled.len() < self.prefetch
+        self.unsettled.len() - self.before < self.prefetch
+    }
+
+    fn take(&mut self, tag: u64) -> Option<Entry> {
+        let entry = self.unsettled.remove(&tag)?;
+        if tag < self.since {
+            self.before -= 1;
+        }
+        Some(entry)
     }
 }
 

@@ -131,7 +131,7 @@ impl State {
 
     pub(super) fn subscribe(&mut self, subscribe: &Subscribe) -> Result<SubscriberId> {
         self.must_be_open()?;
-        let Subscribe { queue: name, prefetch, tag: _ } = subscribe;
+        let Subscribe { queue: name, prefetch, .. } = subscribe;
         let Some(queue) = self.queues.get_mut(name) else {
             let reason = format!("no queue '{name}'");
             return Err(Error::Consume { queue: name.to_string(), reason });
@@ -156,6 +156,12 @@ impl State {
     pub(super) fn settle(&mut self, queue: &Name, id: SubscriberId, tag: u64, settlement: Settlement) {
         if let Some(queue) = self.touch(queue) {
             queue.settle(id, tag, settlement);
+        }
+    }
+
+    pub(super) fn set_prefetch(&mut self, queue: &Name, id: SubscriberId, prefetch: u16) {
+        if let Some(queue) = self.touch(queue) {
+            queue.set_prefetch(id, prefetch);
         }
     }
 

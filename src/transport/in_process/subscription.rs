@@ -57,6 +57,11 @@ impl Subscription for InProcessSubscription {
         Poll::Ready(next)
     }
 
+    fn set_prefetch(&mut self, prefetch: u16) {
+        let Channel { broker, queue, id } = &*self.0;
+        broker.change(|state, _| state.set_prefetch(queue, *id, prefetch));
+    }
+
     async fn cancel(&mut self) {
         let Channel { broker, queue, id } = &*self.0;
         let waiting = broker.change(|state, _| state.cancel(queue, *id));
