@@ -39,5 +39,6 @@ mod deliver;
 mod prefetch;
 mod publish;
 mod settle;
+mod stream;
 mod support;
 mod time_to_live;

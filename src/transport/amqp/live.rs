@@ -26,6 +26,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio::time::Sleep;
 
+use crate::message::Headers;
+use crate::message::Value;
 use crate::transport::Delivery;
 use crate::transport::Subscribe;
 use crate::transport::amqp::connection::Shared;
@@ -40,6 +42,9 @@ use crate::transport::amqp::settle::Settler;
 
 /// Leaves room for what makes a consumer tag unique within AMQP's 255 bytes.
 const LONGEST_TAG: usize = 200;
+
+/// Where a delivery of a stream lies in it: in [`Delivery::offset`] instead of the headers, as it was not published.
+const STREAM_OFFSET: &str = "x-stream-offset";
 
 type Messages = UnboundedReceiver<ConsumerMessage>;
 
@@ -68,18 +73,20 @@ pub(super) struct Live {
 }
 
 impl Live {
-    /// `probation` starts it with a prefetch of one, until that is over or as many as `subscribe` asks for are settled.
+    /// `offset` is where in a stream it starts. `probation` starts it with a prefetch of one, until that is over or as
+    /// many as `subscribe` asks for are settled.
     pub(super) async fn start(
         shared: &Shared,
         session: Arc<Session>,
         subscribe: Subscribe,
+        offset: Option<Value>,
         probation: Option<Pin<Box<Sleep>>>,
     ) -> Result<Self, StartError> {
         let prefetch = if probation.is_some() { 1 } else { subscribe.prefetch.max(1) };
         let outstanding = Outstanding::new(prefetch);
         let closing = Closing::new(session.health().clone());
         let callback = OnChannel { closing: closing.clone(), outstanding: outstanding.clone() };
-        let (client, arguments) = (session.client(), consume_arguments(&subscribe));
+        let (client, arguments) = (session.client(), consume_arguments(&subscribe, offset));
         let work = async move {
             let channel = open_channel(&client, callback).await?;
             channel.basic_qos(BasicQosArguments::new(0, prefetch, false)).await?;
@@ -179,11 +186,14 @@ impl Live {
         else {
             return None;
         };
-        let (message, returned) = properties::decode(&properties, content.unwrap_or_default());
+        let (mut message, returned) = properties::decode(&properties, content.unwrap_or_default());
+        let is_stream = self.subscribe.start.is_some();
+        let offset = is_stream.then(|| message.headers.remove(STREAM_OFFSET)).flatten();
         self.settler.delivered(deliver.delivery_tag());
         let mut delivery = Delivery::new(message, deliver.delivery_tag(), self.settler.clone());
         delivery.redelivered = deliver.redelivered();
         delivery.returned = returned;
+        delivery.offset = offset.and_then(|offset| u64::try_from(offset.as_int()?).ok());
         Some(delivery)
     }
 
@@ -197,12 +207,13 @@ impl Live {
         }
     }
 
-    /// To the prefetch asked for, on the same channel: what is handed out stays ours. Deliveries of the old consumer
+    /// Never for a stream. To the prefetch asked for, on the same channel: what is handed out stays ours. Deliveries of the old consumer
     /// end before those of the new one begin.
     fn start_resize(&mut self, runtime: &Handle) {
         self.is_outdated = false;
         let (session, settler, old) = (self.session.clone(), self.settler.clone(), self.tag.clone());
-        let (arguments, prefetch) = (consume_arguments(&self.subscribe), self.subscribe.prefetch.max(1));
+        let (arguments, prefetch) =
+            (consume_arguments(&self.subscribe, None), self.subscribe.prefetch.max(1));
         self.resize = Some(runtime.spawn(async move {
             settler.set_prefetch(prefetch);
             let work = async move {
@@ -250,11 +261,20 @@ impl Live {
     }
 }
 
-fn consume_arguments(subscribe: &Subscribe) -> BasicConsumeArguments {
+fn consume_arguments(subscribe: &Subscribe, offset: Option<Value>) -> BasicConsumeArguments {
     let is_too_long = subscribe.tag.len() > LONGEST_TAG;
     let own = if is_too_long { "taskhare" } else { &subscribe.tag };
     let tag = format!("{own}-{:08x}", fastrand::u32(..));
-    BasicConsumeArguments::new(subscribe.queue.as_str(), &tag)
+    let mut table = Headers::new();
+    if let Some(offset) = offset {
+        table.insert(STREAM_OFFSET, offset);
+    }
+    if let Some(timeout) = subscribe.consumer_timeout {
+        table.insert("x-consumer-timeout", i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX));
+    }
+    let mut arguments = BasicConsumeArguments::new(subscribe.queue.as_str(), &tag);
+    arguments.arguments(properties::table(&table));
+    arguments
 }
 
 /// Awaits nothing: it runs in the task that also hands out the deliveries.

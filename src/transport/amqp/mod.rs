@@ -15,6 +15,7 @@ mod connection;
 mod declare;
 mod live;
 mod options;
+mod position;
 mod properties;
 mod publisher;
 mod refusal;

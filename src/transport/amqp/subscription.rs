@@ -12,6 +12,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
@@ -24,6 +26,8 @@ use crate::transport::amqp::connection::Shared;
 use crate::transport::amqp::declare::declare;
 use crate::transport::amqp::live::Live;
 use crate::transport::amqp::live::StartError;
+use crate::transport::amqp::position::Position;
+use crate::transport::amqp::position::Reading;
 use crate::transport::amqp::refusal;
 use crate::transport::amqp::session::Session;
 
@@ -37,6 +41,10 @@ const YOUNG: Duration = Duration::from_secs(5);
 
 /// A channel that lived so long is fine, whatever it did.
 const PROVEN: Duration = Duration::from_secs(30);
+
+/// A stream that does not show within this time what was read last does not hold it any more: it is another one. If it
+/// was only slow, it is read again from its start.
+const PROOF: Duration = Duration::from_secs(10);
 
 /// Where channels come from.
 pub(super) struct Source {
@@ -57,6 +65,10 @@ pub(super) struct Consumer {
     source: Arc<Source>,
     subscribe: Subscribe,
     stage: Stage,
+    /// Of a stream, how far it was read.
+    position: Option<Box<Position>>,
+    /// When a stream has to have shown what was read last.
+    proof: Option<Pin<Box<Sleep>>>,
     /// How many channels in a row died young, or without having settled anything.
     deaths: u32,
     runtime: Handle,
@@ -79,12 +91,18 @@ impl Consumer {
         let stop = shared.closing.child_token();
         let limit = shared.options.request_timeout;
         let source = Arc::new(Source { shared, link, stop });
-        let Ok(started) = tokio::time::timeout(limit, source.first(&subscribe)).await else {
+        let mut position = subscribe.start.map(|start| Box::new(Position::new(start)));
+        let now = Instant::now();
+        let first = source.first(&subscribe, position.as_deref());
+        let Ok(started) = tokio::time::timeout(limit, first).await else {
             let action = format!("consume queue '{}'", subscribe.queue);
             return Err(Error::Timeout { action, waited: limit });
         };
         let stage = Stage::Live(Box::new(started?));
-        Ok(Self { source, subscribe, stage, deaths: 0, runtime: Handle::current() })
+        if let Some(position) = &mut position {
+            position.begin(now);
+        }
+        Ok(Self { source, subscribe, stage, position, proof: None, deaths: 0, runtime: Handle::current() })
     }
 
     /// The channel has ended by itself; another one takes its place.
@@ -93,10 +111,53 @@ impl Consumer {
         self.deaths = deaths(before, live.since().elapsed(), live.settled());
         let (source, deaths, session) = (self.source.clone(), self.deaths, Arc::downgrade(live.session()));
         let (stop, subscribe) = (source.stop.clone(), self.subscribe.clone());
+        if let Some(position) = &mut self.position {
+            position.resume();
+        }
+        let position = self.position.clone();
+        self.proof = None;
         self.stage = Stage::Connecting(self.runtime.spawn(async move {
             live.retire().await;
-            stop.run_until_cancelled(source.again(subscribe, deaths, session)).await.flatten().map(Box::new)
+            let again = source.again(subscribe, position, deaths, session);
+            stop.run_until_cancelled(again).await.flatten().map(Box::new)
         }));
+    }
+
+    /// The other channel is there.
+    fn adopt(&mut self, mut live: Box<Live>) {
+        // Changed while it was on its way.
+        if live.prefetch() != self.subscribe.prefetch {
+            live.set_prefetch(self.subscribe.prefetch);
+        }
+        if self.position.as_ref().is_some_and(|position| position.is_resuming()) {
+            let _inside = self.runtime.enter();
+            self.proof = Some(Box::pin(tokio::time::sleep(PROOF)));
+        }
+        self.stage = Stage::Live(live);
+    }
+
+    /// What is to be handed out of a stream.
+    fn read(&mut self, delivery: Delivery) -> Option<Delivery> {
+        let (Some(position), Some(offset)) = (&mut self.position, delivery.offset) else {
+            return Some(delivery);
+        };
+        let reading = position.read(offset, &delivery.message);
+        if reading == Reading::Foreign {
+            self.restart();
+        } else {
+            self.proof = None;
+        }
+        (reading == Reading::New).then_some(delivery)
+    }
+
+    /// The stream is not the one that was read, so all that is in it is new.
+    fn restart(&mut self) {
+        let (Some(position), Stage::Live(_)) = (&mut self.position, &self.stage) else { return };
+        tracing::warn!(stream = %self.subscribe.queue, "it was made anew, and is read from its start");
+        position.restart();
+        if let Stage::Live(live) = std::mem::replace(&mut self.stage, Stage::Ended) {
+            self.replace(live);
+        }
     }
 
     /// Ends it, and returns what is to be closed.
@@ -115,8 +176,18 @@ impl Subscription for Consumer {
         loop {
             match &mut self.stage {
                 Stage::Live(live) => {
-                    match ready!(live.poll_next(&self.runtime, cx)) {
-                        Some(delivery) => return Poll::Ready(Some(delivery)),
+                    let Poll::Ready(next) = live.poll_next(&self.runtime, cx) else {
+                        let Some(proof) = &mut self.proof else { return Poll::Pending };
+                        ready!(proof.as_mut().poll(cx));
+                        self.restart();
+                        continue;
+                    };
+                    match next {
+                        Some(delivery) if self.position.is_none() => return Poll::Ready(Some(delivery)),
+                        Some(delivery) => match self.read(delivery) {
+                            None => {}
+                            new => return Poll::Ready(new),
+                        },
                         None if self.source.stop.is_cancelled() && !live.is_stale() => {
                             // Cancelled: what was handed out can still be settled, so the channel stays.
                             return Poll::Ready(None);
@@ -128,13 +199,7 @@ impl Subscription for Consumer {
                     }
                 }
                 Stage::Connecting(next) => match ready!(Pin::new(next).poll(cx)) {
-                    Ok(Some(mut live)) => {
-                        // Changed while it was on its way.
-                        if live.prefetch() != self.subscribe.prefetch {
-                            live.set_prefetch(self.subscribe.prefetch);
-                        }
-                        self.stage = Stage::Live(live);
-                    }
+                    Ok(Some(live)) => self.adopt(live),
                     Ok(None) | Err(_) => self.stage = Stage::Ended,
                 },
                 Stage::Ended => return Poll::Ready(None),
@@ -143,7 +208,7 @@ impl Subscription for Consumer {
     }
 
     fn set_prefetch(&mut self, prefetch: u16) {
-        if self.source.stop.is_cancelled() {
+        if self.source.stop.is_cancelled() || self.position.is_some() {
             return;
         }
         self.subscribe.prefetch = prefetch;
@@ -183,10 +248,11 @@ fn deaths(before: u32, age: Duration, settled: usize) -> u32 {
 
 impl Source {
     /// The first channel: what the broker refuses is the caller's to know.
-    async fn first(&self, subscribe: &Subscribe) -> Result<Live> {
+    async fn first(&self, subscribe: &Subscribe, position: Option<&Position>) -> Result<Live> {
         loop {
             let session = self.link.session().await.ok_or(Error::Closed)?;
-            match Live::start(&self.shared, session, subscribe.clone(), None).await {
+            let offset = position.map(|position| position.argument(Instant::now()));
+            match Live::start(&self.shared, session, subscribe.clone(), offset, None).await {
                 Ok(live) => return Ok(live),
                 Err(StartError::Refused(closed)) if !refusal::is_transient(&closed) => {
                     return Err(refusal::consume(subscribe.queue.as_str(), &closed));
@@ -198,13 +264,20 @@ impl Source {
 
     /// Another channel, however long it takes; `None` once the transport is closed. `failed` is the session that the
     /// last one was lost on.
-    async fn again(&self, subscribe: Subscribe, mut deaths: u32, mut failed: Weak<Session>) -> Option<Live> {
+    async fn again(
+        &self,
+        subscribe: Subscribe,
+        position: Option<Box<Position>>,
+        mut deaths: u32,
+        mut failed: Weak<Session>,
+    ) -> Option<Live> {
         loop {
             if deaths > 1 {
                 self.pause(deaths - 2).await;
             }
             let session = self.link.session().await?;
-            let is_suspect = deaths >= PROBATION_AFTER;
+            // A stream counts no deliveries, so that nothing there can be used up.
+            let is_suspect = deaths >= PROBATION_AFTER && position.is_none();
             let probation = is_suspect.then(|| Box::pin(tokio::time::sleep(PROVEN)));
             // A connection comes with everything declared. On one that lives on, the queue may have been deleted.
             let declared = match failed.as_ptr() == Arc::as_ptr(&session) {
@@ -212,12 +285,15 @@ impl Source {
                 false => Ok(()),
             };
             failed = Arc::downgrade(&session);
+            let offset = position.as_ref().map(|position| position.argument(Instant::now()));
             let why = match declared {
-                Ok(()) => match Live::start(&self.shared, session, subscribe.clone(), probation).await {
-                    Ok(live) => return Some(live),
-                    Err(StartError::Lost(why)) => why,
-                    Err(StartError::Refused(closed)) => closed.text,
-                },
+                Ok(()) => {
+                    match Live::start(&self.shared, session, subscribe.clone(), offset, probation).await {
+                        Ok(live) => return Some(live),
+                        Err(StartError::Lost(why)) => why,
+                        Err(StartError::Refused(closed)) => closed.text,
+                    }
+                }
                 Err(error) => format!("{error:?}"),
             };
             tracing::warn!(queue = %subscribe.queue, reason = why, "cannot consume");

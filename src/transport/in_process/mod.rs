@@ -46,6 +46,7 @@ use crate::transport::Subscription;
 use crate::transport::Transport;
 use crate::transport::sealed::Sealed;
 
+use self::queue::Queue;
 use self::state::State;
 use self::subscription::InProcessSubscription;
 
@@ -83,14 +84,14 @@ impl Transport for InProcess {
     }
 
     async fn subscribe(&self, subscribe: Subscribe) -> Result<Box<dyn Subscription>> {
-        let id = self.0.change(|state, _| state.subscribe(&subscribe))?;
+        let id = self.0.change(|state, now| state.subscribe(&subscribe, now))?;
         Ok(Box::new(InProcessSubscription::new(self.0.clone(), subscribe.queue, id)))
     }
 
     async fn depth(&self, queue: &Name) -> Result<Option<u64>> {
         self.0.change(|state, _| {
             state.must_be_open()?;
-            Ok(state.queue(queue).map(|queue| queue.ready().len() as u64))
+            Ok(state.queue(queue).map(Queue::depth))
         })
     }
 

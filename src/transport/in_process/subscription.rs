@@ -46,10 +46,11 @@ impl Subscription for InProcessSubscription {
         let next = match next {
             Next::Nothing => return Poll::Pending,
             Next::End => None,
-            Next::Message { tag, message, redelivered, returned } => {
+            Next::Message { tag, message, redelivered, returned, offset } => {
                 let mut delivery = Delivery::new(message, tag, self.0.clone());
                 delivery.redelivered = redelivered;
                 delivery.returned = returned;
+                delivery.offset = offset;
                 Some(delivery)
             }
         };
