@@ -7,6 +7,7 @@ mod publish;
 #[allow(dead_code)]
 mod raw;
 mod reconnect;
+mod stream;
 mod subscribe;
 mod tasks;
 mod traps;
