@@ -44,7 +44,7 @@ const OLD_PAYLOAD: &[u8] = b"\x82\xa5image\xa8hare.png\xa5width\xcd\x02\x80";
 
 async fn next(broker: &Broker, queue: &str) -> Message {
     let queue = Name::new("queue", queue).unwrap();
-    let subscribe = Subscribe { queue, prefetch: 1, tag: "test".into() };
+    let subscribe = Subscribe::new(queue, 1, "test");
     let mut subscription = broker.transport().subscribe(subscribe).await.unwrap();
     let mut delivery =
         tokio::time::timeout(Duration::from_secs(60), subscription.next()).await.unwrap().unwrap();

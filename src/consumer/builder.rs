@@ -210,7 +210,7 @@ impl ConsumerBuilder {
 async fn subscribe(broker: &Broker, queue: &QueueName, prefetch: u16) -> Result<Intake> {
     let lane = async |lane: Lane| {
         let tag = format!("{queue} {lane}");
-        let subscribe = Subscribe { queue: broker.names().lane(queue, lane), prefetch, tag };
+        let subscribe = Subscribe::new(broker.names().lane(queue, lane), prefetch, tag);
         broker.transport().subscribe(subscribe).await
     };
     let subscriptions = [lane(Lane::Urgent).await?, lane(Lane::Normal).await?, lane(Lane::Low).await?];

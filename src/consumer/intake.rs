@@ -195,6 +195,8 @@ mod tests {
             Poll::Ready(self.0.pop_front())
         }
 
+        fn set_prefetch(&mut self, _: u16) {}
+
         async fn cancel(&mut self) {}
 
         async fn close(&mut self) {}

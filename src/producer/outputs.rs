@@ -64,7 +64,7 @@ impl Inbox {
         let key = Name::new("reply key", TaskId::new().to_string())?;
         let queue = broker.names().outputs_queue(&key);
         broker.transport().declare(&topology::of_outputs(broker.names(), &queue, &key)).await?;
-        let subscribe = Subscribe { queue, prefetch: 256, tag: "outputs".to_owned() };
+        let subscribe = Subscribe::new(queue, 256, "outputs");
         let subscription = broker.transport().subscribe(subscribe).await?;
         let waiting = Waiting::default();
         let receiver = tokio::spawn(receive(subscription, waiting.clone()));

@@ -20,6 +20,7 @@ pub(crate) use names::Names;
 pub use names::Namespace;
 pub use names::QueueName;
 pub use queue::DeadLetter;
+pub use queue::Overflow;
 pub use queue::Queue;
 pub use queue::QueueKind;
 

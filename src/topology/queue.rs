@@ -1,5 +1,6 @@
 //! [`Queue`]: one queue on the broker and its arguments.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::message::Headers;
@@ -16,12 +17,17 @@ pub struct Queue {
     pub message_ttl: Option<Duration>,
     /// Where messages go that are rejected, expire, or come back too often.
     pub dead_letter: Option<DeadLetter>,
-    /// How many messages it takes; more are refused (quorum) or rejected (classic).
+    /// How many messages may wait in it.
     pub max_length: Option<u64>,
+    /// What happens to one more.
+    pub overflow: Overflow,
     /// After how long without a consumer it is deleted with all that is in it. Never for a queue of tasks.
     pub expires: Option<Duration>,
     /// Whether of many consumers only one gets deliveries.
     pub single_active_consumer: bool,
+    /// How long the broker lets a consumer hold a delivery, at least; `None` for the broker's own limit, which is 30
+    /// minutes unless configured. Quorum queues of RabbitMQ 4.0 and later know it: 3.10 ignores it.
+    pub consumer_timeout: Option<Duration>,
 }
 
 /// How a queue stores.
@@ -36,6 +42,42 @@ pub enum QueueKind {
     },
     /// On one node, not replicated.
     Classic,
+    /// A replicated log that consumers only read: each sees everything. It has none of the other properties of a
+    /// [`Queue`].
+    Stream {
+        /// On how many nodes at first.
+        group_size: u8,
+        /// How long a message is kept at least, in whole seconds, unless the stream grows too large. At least 1 second.
+        max_age: Duration,
+        /// How large it may become, in bytes. The broker removes what is too old or too much in segments of an eighth
+        /// of this (1 to 64 MiB) and never the last one, so it takes up to two segments more, and holds what is too
+        /// old for as long as little is published.
+        max_bytes: u64,
+    },
+}
+
+/// A smaller segment costs files, a larger one keeps more than it should.
+const SEGMENT: RangeInclusive<u64> = 1 << 20..=64 << 20;
+
+/// What a full queue does with one more message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overflow {
+    /// It refuses it, and its publisher is told. The default.
+    #[default]
+    Reject,
+    /// It takes it, and drops what has waited longest: to the dead-letter exchange, if there is one, and at most once,
+    /// because RabbitMQ dead-letters at least once only from queues that refuse.
+    DropHead,
+}
+
+impl Overflow {
+    /// As AMQP writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Reject => "reject-publish",
+            Self::DropHead => "drop-head",
+        }
+    }
 }
 
 /// A dead-letter target.
@@ -60,9 +102,16 @@ impl Queue {
             message_ttl: None,
             dead_letter: None,
             max_length: None,
+            overflow: Overflow::default(),
             expires: None,
             single_active_consumer: false,
+            consumer_timeout: None,
         }
+    }
+
+    /// Whether a dead letter leaves it only once its target has it.
+    pub fn is_dead_lettering_at_least_once(&self) -> bool {
+        matches!(self.kind, QueueKind::Quorum { .. }) && self.overflow == Overflow::Reject
     }
 
     /// The arguments it is declared with, alike on 3.10 to 4.3. All explicit: defaults differ by version and by
@@ -77,16 +126,31 @@ impl Queue {
                 arguments.insert("x-consumer-disconnected-timeout", milliseconds(DISCONNECTED_TIMEOUT));
                 // At-least-once needs reject-publish: with the default overflow the broker silently falls back to
                 // at-most-once, which loses messages when a node crashes.
-                arguments.insert("x-overflow", "reject-publish");
+                arguments.insert("x-overflow", self.overflow.as_str());
                 if self.dead_letter.is_some() {
-                    arguments.insert("x-dead-letter-strategy", "at-least-once");
+                    let strategy =
+                        if self.is_dead_lettering_at_least_once() { "at-least-once" } else { "at-most-once" };
+                    arguments.insert("x-dead-letter-strategy", strategy);
+                }
+                if let Some(timeout) = self.consumer_timeout {
+                    arguments.insert("x-consumer-timeout", milliseconds(timeout));
                 }
             }
             QueueKind::Classic => {
                 arguments.insert("x-queue-type", "classic");
                 if self.max_length.is_some() {
-                    arguments.insert("x-overflow", "reject-publish");
+                    arguments.insert("x-overflow", self.overflow.as_str());
                 }
+            }
+            QueueKind::Stream { group_size, max_age, max_bytes } => {
+                let segment = (max_bytes / 8).clamp(*SEGMENT.start(), *SEGMENT.end());
+                arguments.insert("x-queue-type", "stream");
+                arguments.insert("x-initial-cluster-size", i64::from(group_size));
+                arguments.insert("x-max-age", format!("{}s", max_age.as_secs().max(1)));
+                arguments.insert("x-max-length-bytes", i64::try_from(max_bytes).unwrap_or(i64::MAX));
+                arguments
+                    .insert("x-stream-max-segment-size-bytes", i64::try_from(segment).unwrap_or(i64::MAX));
+                return arguments;
             }
         }
         if let Some(DeadLetter { exchange, key }) = &self.dead_letter {

@@ -13,7 +13,8 @@
 //!   exists stays as it was.
 //!   A transport that reconnects declares again everything that was declared through it.
 //! - **C2 publish** returns `Ok` only when every queue that the message was routed to has stored it. `mandatory` and no
-//!   queue: [`PublishError::Unroutable`]. A queue that refuses it (full): [`PublishError::Rejected`].
+//!   queue: [`PublishError::Unroutable`]. A queue that refuses it (full): [`PublishError::Rejected`]; one that drops its
+//!   head when it is full takes it, and its oldest message goes.
 //! - **C3 subscribe** hands out at most `prefetch` unsettled deliveries, in queue order, each to one subscriber.
 //!   It survives the loss of the connection: deliveries go on, unsettled ones come again.
 //! - **C4 settle**: acked is gone; requeued comes again near the head, with `redelivered` set and `returned` one
@@ -28,6 +29,15 @@
 //! - **C10 fidelity**: all fields of a [`Message`] arrive as published, headers of every [`Value`] included.
 //! - **C11 close**: pending and later publishes end with [`PublishError::Closed`], subscriptions end.
 //! - **C12 cancellation**: any future of a transport may be dropped at any await; nothing breaks for others.
+//! - **C13 streams**: every subscriber reads everything, in order, from where it starts ([`Start`]), however often others
+//!   have read it, and however each delivery is settled: that only makes room for more, and may do so late (RabbitMQ
+//!   delivers beyond the prefetch what it stored at once). What is older than the stream's age or beyond its size goes
+//!   in due course, the oldest first. A subscriber that reconnects goes on after the last delivery it was handed, with
+//!   none left out and none repeated; one that has not had any since its start may then get some from up to a second
+//!   before it. A stream that was deleted and made anew meanwhile is read from its start. Its depth is always 0.
+//! - **C14 set_prefetch**: soon after it, up to so many deliveries *more* than are held at that moment may come; those
+//!   stay ours to settle, and count no more. Where only one consumer is active, another may take over. In a
+//!   stream it may do nothing.
 
 pub mod amqp;
 pub mod in_process;
@@ -66,7 +76,7 @@ pub trait Transport: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     /// Starts to consume (C3).
     async fn subscribe(&self, subscribe: Subscribe) -> Result<Box<dyn Subscription>>;
 
-    /// How many messages wait in `queue`, ready to be delivered; `None` if there is no such queue.
+    /// How many messages wait in `queue`, ready to be delivered: 0 in a stream (C13); `None` if there is no such queue.
     async fn depth(&self, queue: &Name) -> Result<Option<u64>>;
 
     /// Ends everything (C11). Idempotent.
@@ -133,6 +143,30 @@ pub struct Subscribe {
     pub prefetch: u16,
     /// The consumer tag shown in RabbitMQ's console, made unique by the transport.
     pub tag: String,
+    /// Where to start in a stream; `None` for every other queue.
+    pub start: Option<Start>,
+    /// How long the broker lets this consumer hold a delivery, at least, on a quorum queue of RabbitMQ 4.3 or later;
+    /// `None` for the queue's own limit. Older brokers ignore it, and 4.3 refuses it on a classic queue.
+    pub consumer_timeout: Option<Duration>,
+}
+
+/// Where in a stream a subscriber starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// With the oldest message there is.
+    First,
+    /// With what is published from now on.
+    Next,
+    /// With what was published so long ago. RabbitMQ finds it no more exactly than to the messages stored at once, and
+    /// to the second.
+    Ago(Duration),
+}
+
+impl Subscribe {
+    /// Consumes a queue that is no stream.
+    pub fn new(queue: Name, prefetch: u16, tag: impl Into<String>) -> Self {
+        Self { queue, prefetch, tag: tag.into(), start: None, consumer_timeout: None }
+    }
 }
 
 /// A consumer of one queue. Dropping it is [`close`](Self::close) without waiting.
@@ -141,6 +175,10 @@ pub trait Subscription: fmt::Debug + Send {
     /// The next delivery; `None` after [`cancel`](Self::cancel), when no more is at hand, or when the transport is
     /// closed.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Delivery>>;
+
+    /// Makes room for up to `prefetch` (at least 1) deliveries more than are held now (C14). Does nothing after
+    /// [`cancel`](Self::cancel).
+    fn set_prefetch(&mut self, prefetch: u16);
 
     /// Stops new deliveries (C5). What had arrived is still handed out by [`poll_next`](Self::poll_next).
     async fn cancel(&mut self);
@@ -166,6 +204,8 @@ pub struct Delivery {
     /// How often it came back unsettled, as far as the queue counts that: a classic queue does not (0), a quorum queue
     /// since 4.3 counts failures only.
     pub returned: u32,
+    /// Where it lies in its stream, which ascends; `None` if it came from another queue.
+    pub offset: Option<u64>,
     tag: u64,
     settle: Option<Arc<dyn Settle>>,
 }
@@ -192,7 +232,7 @@ pub(crate) trait Settle: Send + Sync {
 
 impl Delivery {
     pub(crate) fn new(message: Message, tag: u64, settle: Arc<dyn Settle>) -> Self {
-        Self { message, redelivered: false, returned: 0, tag, settle: Some(settle) }
+        Self { message, redelivered: false, returned: 0, offset: None, tag, settle: Some(settle) }
     }
 
     /// Whether the broker has taken it back, and will give it to somebody again: settling it does nothing.
@@ -216,27 +256,31 @@ impl Delivery {
     }
 
     fn settle(mut self, settlement: Settlement) {
-        if let Some(settle) = self.settle.take() {
-            settle.settle(self.tag, settlement);
-        }
+        self.carry_out(settlement);
+    }
+
+    fn carry_out(&mut self, settlement: Settlement) {
+        let Some(settle) = self.settle.take() else { return };
+        // A stream gives nothing back and keeps everything, and RabbitMQ 3.10 closes the connection of who asks.
+        let settlement = if self.offset.is_some() { Settlement::Ack } else { settlement };
+        settle.settle(self.tag, settlement);
     }
 }
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        if let Some(settle) = self.settle.take() {
-            settle.settle(self.tag, Settlement::Requeue);
-        }
+        self.carry_out(Settlement::Requeue);
     }
 }
 
 impl fmt::Debug for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { message, redelivered, returned, tag, settle: _ } = self;
+        let Self { message, redelivered, returned, offset, tag, settle: _ } = self;
         f.debug_struct("Delivery")
             .field("message", message)
             .field("redelivered", redelivered)
             .field("returned", returned)
+            .field("offset", offset)
             .field("tag", tag)
             .finish()
     }

@@ -59,7 +59,7 @@ async fn setup() -> Setup {
 async fn dead_letter(setup: &Setup) -> Message {
     let transport: &Arc<dyn Transport> = setup.broker.transport();
     let queue = Name::new("queue", "taskhare.default.dead").unwrap();
-    let subscribe = Subscribe { queue, prefetch: 1, tag: "test".into() };
+    let subscribe = Subscribe::new(queue, 1, "test");
     let mut dead = transport.subscribe(subscribe).await.unwrap();
     let mut delivery = tokio::time::timeout(Duration::from_secs(60), dead.next()).await.unwrap().unwrap();
     let message = std::mem::take(&mut delivery.message);

@@ -62,7 +62,7 @@ async fn a_subscribe_may_be_dropped(broker: &Broker) {
         for polls in 0..POLLS {
             let route = open(broker, queue(kind)).await;
             publish_all(broker, &route, &["a", "b"]).await;
-            let dropped = Subscribe { queue: route.queue.clone(), prefetch: 1, tag: "dropped".to_owned() };
+            let dropped = Subscribe::new(route.queue.clone(), 1, "dropped");
             drop(abandon(broker.subscribe(dropped), polls).await);
             // A subscriber nobody knows of would hold one of them for ever.
             let mut subscription = subscribe(broker, &route.queue, 2).await;

@@ -71,7 +71,7 @@ async fn later_calls_say_that_it_is_closed(broker: &Broker) {
         let declared = within(broker.declare(&topology)).await;
         assert!(matches!(declared, Err(Error::Closed)), "{declared:?}");
     }
-    let subscribe = Subscribe { queue: route.queue.clone(), prefetch: 1, tag: "contract".to_owned() };
+    let subscribe = Subscribe::new(route.queue.clone(), 1, "contract");
     let subscribed = within(broker.subscribe(subscribe)).await;
     assert!(matches!(subscribed, Err(Error::Closed)), "{subscribed:?}");
     let depth = within(broker.depth(&route.queue)).await;

@@ -114,7 +114,7 @@ async fn subscribers_take_turns(broker: &Broker) {
 
 async fn a_missing_queue_cannot_be_consumed(broker: &Broker) {
     let missing = unique("missing");
-    let subscribe = Subscribe { queue: missing.clone(), prefetch: 1, tag: "contract".to_owned() };
+    let subscribe = Subscribe::new(missing.clone(), 1, "contract");
     match within(broker.subscribe(subscribe)).await {
         Err(Error::Consume { queue, .. }) => assert_eq!(queue, missing.as_str()),
         other => panic!("an error was to come, and this did: {other:?}"),

@@ -3,7 +3,9 @@
 use taskhare::topology::Binding;
 use taskhare::topology::Exchange;
 use taskhare::topology::ExchangeKind;
+use taskhare::topology::Overflow;
 use taskhare::topology::Queue;
+use taskhare::topology::QueueKind;
 use taskhare::topology::Topology;
 use taskhare::transport::Message;
 use taskhare::transport::Name;
@@ -23,6 +25,9 @@ on_every_transport![
     a_full_queue_rejects,
     a_full_queue_takes_more_once_it_has_room,
     one_full_queue_of_two_rejects,
+    a_full_queue_that_drops_its_head_keeps_the_newest,
+    what_is_held_is_not_dropped_from_the_head,
+    what_is_dropped_from_the_head_is_dead_lettered,
     a_topic_matches_words,
     a_fanout_reaches_all,
     exchanges_pass_on_to_exchanges,
@@ -155,6 +160,50 @@ async fn fill(broker: &Broker, route: &Route) -> u64 {
         }
     }
     panic!("it is never full");
+}
+
+fn dropping(kind: QueueKind, most: u64) -> Queue {
+    Queue { max_length: Some(most), overflow: Overflow::DropHead, ..queue(kind) }
+}
+
+async fn a_full_queue_that_drops_its_head_keeps_the_newest(broker: &Broker) {
+    for kind in BOTH_KINDS {
+        let route = open(broker, dropping(kind, 2)).await;
+        publish_all(broker, &route, &["a", "b", "c", "d", "e"]).await;
+        depth_becomes(broker, &route.queue, 2).await;
+        let mut subscription = subscribe(broker, &route.queue, 5).await;
+        assert_eq!(consume(&mut subscription, 2).await, ["d", "e"]);
+        nothing(&mut subscription).await;
+    }
+}
+
+async fn what_is_held_is_not_dropped_from_the_head(broker: &Broker) {
+    for kind in BOTH_KINDS {
+        let route = open(broker, dropping(kind, 1)).await;
+        let mut subscription = subscribe(broker, &route.queue, 1).await;
+        publish_all(broker, &route, &["a"]).await;
+        let held = next(&mut subscription).await;
+        publish_all(broker, &route, &["b", "c"]).await;
+        depth_becomes(broker, &route.queue, 1).await;
+        held.ack();
+        assert_eq!(consume(&mut subscription, 1).await, ["c"]);
+    }
+}
+
+async fn what_is_dropped_from_the_head_is_dead_lettered(broker: &Broker) {
+    for kind in BOTH_KINDS {
+        let drops = |queue: &mut Queue| {
+            queue.max_length = Some(1);
+            queue.overflow = Overflow::DropHead;
+        };
+        let (route, dead) = open_with_dead(broker, kind, drops).await;
+        publish_all(broker, &route, &["a", "b"]).await;
+        let delivery = next(&mut subscribe(broker, &dead.queue, 1).await).await;
+        assert_eq!(body(&delivery), "a");
+        let reason = delivery.message.headers.get("x-first-death-reason");
+        assert_eq!(reason.and_then(Value::as_text), Some("maxlen"));
+        delivery.ack();
+    }
 }
 
 async fn a_topic_matches_words(broker: &Broker) {

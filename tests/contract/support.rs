@@ -150,7 +150,7 @@ pub(crate) async fn publish_all(broker: &Broker, route: &Route, bodies: &[&str])
 }
 
 pub(crate) async fn subscribe(broker: &Broker, queue: &Name, prefetch: u16) -> Box<dyn Subscription> {
-    let subscribe = Subscribe { queue: queue.clone(), prefetch, tag: "contract".to_owned() };
+    let subscribe = Subscribe::new(queue.clone(), prefetch, "contract");
     within(broker.subscribe(subscribe)).await.unwrap()
 }
 

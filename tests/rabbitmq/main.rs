@@ -7,6 +7,7 @@ mod publish;
 #[allow(dead_code)]
 mod raw;
 mod reconnect;
+mod stream;
 mod subscribe;
 mod tasks;
 mod traps;
@@ -156,7 +157,7 @@ fn publish(key: &str, id: &str) -> Publish {
 }
 
 fn subscribe(queue: &str, prefetch: u16) -> Subscribe {
-    Subscribe { queue: name(queue), prefetch, tag: "test".to_owned() }
+    Subscribe::new(name(queue), prefetch, "test")
 }
 
 async fn next(subscription: &mut Box<dyn Subscription>) -> Delivery {

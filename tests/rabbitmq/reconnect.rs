@@ -328,3 +328,30 @@ fn resident_kib() -> u64 {
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_prefetch_set_last_is_the_one_of_the_next_connection() {
+    let lab = Lab::new().await;
+    lab.publish_all(10).await;
+    let management = TestBroker::shared().await.unwrap().management();
+    for (set, then, expected) in [(Some(5), None, 5), (None, Some(3), 3)] {
+        let mut subscription = lab.subscribe(1).await;
+        let held = next(&mut subscription).await;
+        if let Some(prefetch) = set {
+            subscription.set_prefetch(prefetch);
+        }
+        let close = async || management.close_connections(&lab.vhost).await.unwrap() > 0;
+        eventually("connections are there to be closed", close).await;
+        eventually("the loss is noticed", async || held.is_lost()).await;
+        if let Some(prefetch) = then {
+            subscription.set_prefetch(prefetch);
+        }
+        let mut again = Vec::new();
+        while again.len() < expected {
+            again.extend(Some(next(&mut subscription).await).filter(|delivery| !delivery.is_lost()));
+        }
+        nothing(&mut subscription).await;
+        subscription.close().await;
+        eventually("all are back", async || lab.depth("q").await == 10).await;
+    }
+}

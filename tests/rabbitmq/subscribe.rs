@@ -259,3 +259,42 @@ async fn many_processes_may_declare_the_same_at_the_same_time() {
         outcome.unwrap().unwrap();
     }
 }
+
+#[tokio::test]
+async fn limits_on_how_long_a_delivery_is_held_are_accepted_and_since_4_3_kept() {
+    let lab = Lab::new().await;
+    let version = TestBroker::shared().await.unwrap().management().version().await.unwrap();
+    let number = |index| version.split('.').nth(index).and_then(|part| part.parse::<u32>().ok()).unwrap();
+    let is_kept = (number(0), number(1)) >= (4, 3);
+    let limit = Some(Duration::from_secs(2));
+    let of_queue = Queue { consumer_timeout: limit, ..Queue::new(name("limited"), QUORUM) };
+    let of_consumer = Queue::new(name("free"), QUORUM);
+    let mut topology = bound(of_queue);
+    topology.merge(&bound(of_consumer));
+    lab.amqp.declare(&topology).await.unwrap();
+    lab.amqp.declare(&topology).await.unwrap();
+    for (queue, consumer_timeout) in [("limited", None), ("free", limit)] {
+        lab.amqp.send(publish(queue, "x"), PATIENCE).await.unwrap();
+        let subscribe = Subscribe { consumer_timeout, ..subscribe(queue, 1) };
+        let mut subscription = lab.amqp.subscribe(subscribe).await.unwrap();
+        let held = next(&mut subscription).await;
+        if is_kept {
+            let again = next(&mut subscription).await;
+            assert!(again.redelivered);
+            again.ack();
+        } else {
+            nothing(&mut subscription).await;
+        }
+        held.ack();
+        subscription.close().await;
+        eventually("it is done", async || lab.depth(queue).await == 0).await;
+    }
+    // A classic queue has no such limit: what says so is the caller's to know.
+    lab.amqp.declare(&queue("classic", QueueKind::Classic)).await.unwrap();
+    let subscribe = Subscribe { consumer_timeout: limit, ..subscribe("classic", 1) };
+    let refused = lab.amqp.subscribe(subscribe).await.map(drop);
+    match refused {
+        Err(taskhare::Error::Consume { queue, .. }) if is_kept => assert_eq!(queue, "classic"),
+        other => assert!(!is_kept && other.is_ok(), "{other:?}"),
+    }
+}

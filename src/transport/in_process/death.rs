@@ -9,12 +9,13 @@ use crate::topology::DeadLetter;
 use super::exchange::Origin;
 use super::queue::Dead;
 
-/// Why a message left its queue. A full queue refuses instead, so nothing is ever pushed out of one.
+/// Why a message left its queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reason {
     Expired,
     Rejected,
     DeliveryLimit,
+    MaxLength,
 }
 
 impl Reason {
@@ -23,6 +24,7 @@ impl Reason {
             Self::Expired => "expired",
             Self::Rejected => "rejected",
             Self::DeliveryLimit => "delivery_limit",
+            Self::MaxLength => "maxlen",
         }
     }
 }

@@ -46,6 +46,7 @@ use crate::transport::Subscription;
 use crate::transport::Transport;
 use crate::transport::sealed::Sealed;
 
+use self::queue::Queue;
 use self::state::State;
 use self::subscription::InProcessSubscription;
 
@@ -83,14 +84,14 @@ impl Transport for InProcess {
     }
 
     async fn subscribe(&self, subscribe: Subscribe) -> Result<Box<dyn Subscription>> {
-        let id = self.0.change(|state, _| state.subscribe(&subscribe))?;
+        let id = self.0.change(|state, now| state.subscribe(&subscribe, now))?;
         Ok(Box::new(InProcessSubscription::new(self.0.clone(), subscribe.queue, id)))
     }
 
     async fn depth(&self, queue: &Name) -> Result<Option<u64>> {
         self.0.change(|state, _| {
             state.must_be_open()?;
-            Ok(state.queue(queue).map(|queue| queue.ready().len() as u64))
+            Ok(state.queue(queue).map(Queue::depth))
         })
     }
 
@@ -206,7 +207,7 @@ mod tests {
     }
 
     async fn reject(broker: &InProcess, queue: &str) {
-        let subscribe = Subscribe { queue: name(queue), prefetch: 1, tag: String::new() };
+        let subscribe = Subscribe::new(name(queue), 1, "");
         let mut subscription = broker.subscribe(subscribe).await.unwrap();
         subscription.next().await.unwrap().reject();
     }
@@ -257,7 +258,7 @@ mod tests {
     async fn the_timekeeper_ends_with_the_last_handle() {
         let broker = broker(&[("queue", None, QUORUM)], |_| ()).await;
         publish(&broker, "queue", "a", Some(DAY)).await;
-        let subscribe = Subscribe { queue: name("queue"), prefetch: 1, tag: String::new() };
+        let subscribe = Subscribe::new(name("queue"), 1, "");
         let mut subscription = broker.subscribe(subscribe).await.unwrap();
         let (shared, tasks) = (Arc::downgrade(&broker.0), tokio::runtime::Handle::current().metrics());
         assert_eq!(tasks.num_alive_tasks(), 1);

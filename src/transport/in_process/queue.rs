@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::message::Message;
 use crate::topology;
+use crate::topology::Overflow;
 use crate::topology::QueueKind;
 use crate::transport::Settlement;
+use crate::transport::Start;
 
 use super::death::Reason;
 use super::exchange::Origin;
@@ -24,9 +27,12 @@ pub(super) type SubscriberId = u64;
 #[derive(Debug)]
 pub(super) struct Queue {
     declared: topology::Queue,
-    /// By place, so that what comes back is again where it was.
+    /// By place, so that what comes back is again where it was. In a stream the place is the offset, and what is
+    /// delivered stays here.
     ready: BTreeMap<u64, Entry>,
     next_place: u64,
+    /// How large the bodies in a stream are together.
+    stream_bytes: u64,
     subscribers: HashMap<SubscriberId, Subscriber>,
     /// Those who want deliveries, the next one first.
     turns: VecDeque<SubscriberId>,
@@ -35,11 +41,12 @@ pub(super) struct Queue {
 }
 
 /// A message in a queue.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     place: u64,
     origin: Origin,
     message: Message,
+    stored: Instant,
     expires: Option<Instant>,
     redelivered: bool,
     returned: u32,
@@ -55,8 +62,15 @@ pub(super) struct Dead {
 
 #[derive(Debug)]
 struct Subscriber {
+    /// How many deliveries may be unsettled, not counting those from before [`since`](Self::since).
     prefetch: usize,
+    /// The first tag that counts.
+    since: u64,
+    /// How many are unsettled that do not count.
+    before: usize,
     cancelled: bool,
+    /// The offset it reads next, in a stream.
+    offset: u64,
     next_tag: u64,
     unsettled: BTreeMap<u64, Entry>,
     /// The tags of `unsettled` that it has not looked at yet.
@@ -67,7 +81,7 @@ struct Subscriber {
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "it lives for one call")]
 pub(super) enum Next {
-    Message { tag: u64, message: Message, redelivered: bool, returned: u32 },
+    Message { tag: u64, message: Message, redelivered: bool, returned: u32, offset: Option<u64> },
     Nothing,
     End,
 }
@@ -78,6 +92,7 @@ impl Queue {
             declared,
             ready: BTreeMap::new(),
             next_place: 0,
+            stream_bytes: 0,
             subscribers: HashMap::new(),
             turns: VecDeque::new(),
             dead: VecDeque::new(),
@@ -88,6 +103,15 @@ impl Queue {
         &self.declared
     }
 
+    fn is_stream(&self) -> bool {
+        matches!(self.declared.kind, QueueKind::Stream { .. })
+    }
+
+    /// How many messages wait: none in a stream, where RabbitMQ does not say it either.
+    pub(super) fn depth(&self) -> u64 {
+        if self.is_stream() { 0 } else { self.ready.len() as u64 }
+    }
+
     /// The messages that wait, in order.
     pub(super) fn ready(&self) -> impl ExactSizeIterator<Item = &Message> {
         self.ready.values().map(|entry| &entry.message)
@@ -96,21 +120,34 @@ impl Queue {
     /// Whether it refuses messages. What is unsettled does not count.
     pub(super) fn is_full(&self) -> bool {
         let held = self.ready.len() + self.dead.len();
-        self.declared.max_length.is_some_and(|most| held as u64 >= most)
+        self.declared.overflow == Overflow::Reject
+            && self.declared.max_length.is_some_and(|most| held as u64 >= most)
     }
 
     /// Appends a message. Whoever calls it has looked at [`is_full`](Self::is_full).
     pub(super) fn push(&mut self, origin: Origin, message: Message, now: Instant) {
         let place = self.next_place;
         self.next_place += 1;
-        let limits = [self.declared.message_ttl, message.expiration];
+        let limits = match self.declared.kind {
+            QueueKind::Stream { max_age, .. } => {
+                self.stream_bytes += message.body.len() as u64;
+                [Some(max_age), None]
+            }
+            QueueKind::Quorum { .. } | QueueKind::Classic => [self.declared.message_ttl, message.expiration],
+        };
         // A time to live beyond what the clock can count is none.
         let expires = limits.into_iter().flatten().min().and_then(|ttl| now.checked_add(ttl));
-        self.ready.insert(place, Entry { place, origin, message, expires, redelivered: false, returned: 0 });
+        let entry = Entry { place, origin, message, stored: now, expires, redelivered: false, returned: 0 };
+        self.ready.insert(place, entry);
     }
 
-    /// Takes what has expired from the head, hands out what subscribers have room for, and returns who got something.
+    /// Takes what has expired from the head, hands out what subscribers have room for, drops what is too much then, and
+    /// returns who got something.
     pub(super) fn dispatch(&mut self, now: Instant) -> Vec<SubscriberId> {
+        if let QueueKind::Stream { max_bytes, .. } = self.declared.kind {
+            self.forget(max_bytes, now);
+            return self.show();
+        }
         let mut woken = Vec::new();
         while let Some((_, entry)) = self.ready.pop_first() {
             if entry.expires.is_some_and(|at| at <= now) {
@@ -122,13 +159,61 @@ impl Queue {
                 break;
             };
             if let Some(subscriber) = self.subscribers.get_mut(&id) {
-                subscriber.arrived.push_back(subscriber.next_tag);
-                subscriber.unsettled.insert(subscriber.next_tag, entry);
-                subscriber.next_tag += 1;
+                subscriber.give(entry);
                 woken.push(id);
             }
         }
+        self.drop_head();
         woken
+    }
+
+    /// Removes what is too old or too much in a stream.
+    fn forget(&mut self, max_bytes: u64, now: Instant) {
+        while let Some(oldest) = self.ready.first_entry() {
+            let is_too_old = oldest.get().expires.is_some_and(|at| at <= now);
+            if !is_too_old && self.stream_bytes <= max_bytes {
+                return;
+            }
+            self.stream_bytes -= oldest.remove().message.body.len() as u64;
+        }
+    }
+
+    /// Delivers a stream to each subscriber from where it is, as far as it has room, and returns who got something.
+    fn show(&mut self) -> Vec<SubscriberId> {
+        let mut woken = Vec::new();
+        for (id, subscriber) in &mut self.subscribers {
+            if subscriber.cancelled {
+                continue;
+            }
+            for (offset, entry) in self.ready.range(subscriber.offset..).take(subscriber.room()) {
+                subscriber.offset = offset + 1;
+                subscriber.give(entry.clone());
+                woken.push(*id);
+            }
+        }
+        woken
+    }
+
+    /// Where a subscriber of a stream starts.
+    fn offset(&self, start: Start, now: Instant) -> u64 {
+        let is_recent = |ago: Duration, entry: &Entry| now.saturating_duration_since(entry.stored) <= ago;
+        let first = match start {
+            Start::First => self.ready.values().next(),
+            Start::Next => None,
+            Start::Ago(ago) => self.ready.values().find(|entry| is_recent(ago, entry)),
+        };
+        first.map_or(self.next_place, |entry| entry.place)
+    }
+
+    /// Drops what has waited longest, if more waits than may.
+    fn drop_head(&mut self) {
+        let (Overflow::DropHead, Some(most)) = (self.declared.overflow, self.declared.max_length) else {
+            return;
+        };
+        while self.ready.len() as u64 > most {
+            let Some((_, entry)) = self.ready.pop_first() else { return };
+            self.die(entry, Reason::MaxLength);
+        }
     }
 
     /// When the message at the head expires. Those behind it wait for it.
@@ -138,7 +223,7 @@ impl Queue {
 
     /// Whose turn it is, if anybody has room; then it is the next one's.
     fn take_turn(&mut self) -> Option<SubscriberId> {
-        let has_room = |id: &SubscriberId| self.subscribers.get(id).is_some_and(Subscriber::has_room);
+        let has_room = |id: &SubscriberId| self.subscribers.get(id).is_some_and(|it| it.room() > 0);
         if self.declared.single_active_consumer {
             return self.turns.front().filter(|id| has_room(id)).copied();
         }
@@ -148,16 +233,28 @@ impl Queue {
         Some(id)
     }
 
-    pub(super) fn subscribe(&mut self, id: SubscriberId, prefetch: u16) {
+    /// `start` is for streams.
+    pub(super) fn subscribe(&mut self, id: SubscriberId, prefetch: u16, start: Start, now: Instant) {
         let subscriber = Subscriber {
             prefetch: usize::from(prefetch.max(1)),
+            since: 1,
+            before: 0,
             cancelled: false,
+            offset: self.offset(start, now),
             next_tag: 1,
             unsettled: BTreeMap::new(),
             arrived: VecDeque::new(),
         };
         self.subscribers.insert(id, subscriber);
         self.turns.push_back(id);
+    }
+
+    /// Makes room for so many more than this subscriber holds.
+    pub(super) fn set_prefetch(&mut self, id: SubscriberId, prefetch: u16) {
+        if let Some(subscriber) = self.subscribers.get_mut(&id) {
+            subscriber.prefetch = usize::from(prefetch.max(1));
+            (subscriber.since, subscriber.before) = (subscriber.next_tag, subscriber.unsettled.len());
+        }
     }
 
     /// The next message that was handed to this subscriber.
@@ -167,14 +264,17 @@ impl Queue {
             return if subscriber.cancelled { Next::End } else { Next::Nothing };
         };
         let entry = subscriber.unsettled.get(&tag).expect("nobody knows its tag yet, so it is unsettled");
-        let Entry { message, redelivered, returned, .. } = entry;
-        Next::Message { tag, message: message.clone(), redelivered: *redelivered, returned: *returned }
+        let Entry { place, message, redelivered, returned, .. } = entry;
+        let offset = matches!(self.declared.kind, QueueKind::Stream { .. }).then_some(*place);
+        let (message, redelivered, returned) = (message.clone(), *redelivered, *returned);
+        Next::Message { tag, message, redelivered, returned, offset }
     }
 
     /// Carries out a settlement; nothing if the subscriber is gone or has settled it before.
     pub(super) fn settle(&mut self, id: SubscriberId, tag: u64, settlement: Settlement) {
-        let subscriber = self.subscribers.get_mut(&id);
-        let Some(entry) = subscriber.and_then(|subscriber| subscriber.unsettled.remove(&tag)) else { return };
+        let Some(entry) = self.subscribers.get_mut(&id).and_then(|subscriber| subscriber.take(tag)) else {
+            return;
+        };
         match settlement {
             Settlement::Ack => {}
             Settlement::Requeue => self.give_back(entry),
@@ -202,8 +302,12 @@ impl Queue {
         ids.into_iter().for_each(|id| self.close(id));
     }
 
-    /// Puts a message back to its place, unless it came back too often. Only quorum queues count.
+    /// Puts a message back to its place, unless it came back too often. Only quorum queues count. From a stream it was
+    /// never away.
     fn give_back(&mut self, mut entry: Entry) {
+        if self.is_stream() {
+            return;
+        }
         entry.redelivered = true;
         if let QueueKind::Quorum { delivery_limit, .. } = self.declared.kind {
             entry.returned += 1;
@@ -234,20 +338,33 @@ impl Queue {
 
     /// Whether a dead letter leaves only once its target has it, and how many may wait for that at a time.
     pub(super) fn dead_letter_window(&self) -> Option<usize> {
-        matches!(self.declared.kind, QueueKind::Quorum { .. }).then_some(DEAD_LETTER_WINDOW)
+        self.declared.is_dead_lettering_at_least_once().then_some(DEAD_LETTER_WINDOW)
     }
 }
 
 impl Subscriber {
-    fn has_room(&self) -> bool {
-        self.unsettled.len() < self.prefetch
+    /// How many deliveries more it may have.
+    fn room(&self) -> usize {
+        self.prefetch.saturating_sub(self.unsettled.len() - self.before)
+    }
+
+    fn give(&mut self, entry: Entry) {
+        self.arrived.push_back(self.next_tag);
+        self.unsettled.insert(self.next_tag, entry);
+        self.next_tag += 1;
+    }
+
+    fn take(&mut self, tag: u64) -> Option<Entry> {
+        let entry = self.unsettled.remove(&tag)?;
+        if tag < self.since {
+            self.before -= 1;
+        }
+        Some(entry)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use crate::name::Name;
     use crate::topology::DeadLetter;
 
@@ -307,7 +424,7 @@ mod tests {
         for (single_active_consumer, prefetches, expected) in table {
             let mut queue = queue(QUORUM, |queue| queue.single_active_consumer = single_active_consumer);
             for (id, prefetch) in (0..).zip(prefetches) {
-                queue.subscribe(id, *prefetch);
+                queue.subscribe(id, *prefetch, Start::First, Instant::now());
             }
             push_all(&mut queue, "a b c d e");
             for (id, expected) in (0..).zip(expected) {
@@ -322,7 +439,7 @@ mod tests {
             [(&[1], "a d"), (&[2, 1], "a b d"), (&[3], "c d"), (&[3, 2, 1], "a b c d")];
         for (requeued, expected) in table {
             let mut queue = queue(QueueKind::Classic, |_| ());
-            queue.subscribe(7, 3);
+            queue.subscribe(7, 3, Start::First, Instant::now());
             push_all(&mut queue, "a b c d");
             for tag in requeued {
                 queue.settle(7, *tag, Settlement::Requeue);
@@ -334,8 +451,8 @@ mod tests {
     #[test]
     fn closing_gives_back_everything_in_order() {
         let mut queue = queue(QUORUM, |_| ());
-        queue.subscribe(1, 2);
-        queue.subscribe(2, 2);
+        queue.subscribe(1, 2, Start::First, Instant::now());
+        queue.subscribe(2, 2, Start::First, Instant::now());
         push_all(&mut queue, "a b c d e");
         queue.settle(1, 1, Settlement::Ack);
         queue.close_all();
@@ -390,7 +507,7 @@ mod tests {
     fn a_quorum_queue_has_enough_after_its_limit_and_a_classic_one_never() {
         for (kind, expected) in [(QUORUM, vec![Reason::DeliveryLimit]), (QueueKind::Classic, vec![])] {
             let mut queue = queue(kind, |_| ());
-            queue.subscribe(1, 1);
+            queue.subscribe(1, 1, Start::First, Instant::now());
             push_all(&mut queue, "a");
             for tag in 1..=3 {
                 assert_eq!(bodies(&mut queue, 1), "a");
@@ -404,7 +521,7 @@ mod tests {
     #[test]
     fn what_waits_and_what_is_dead_makes_a_queue_full() {
         let mut queue = queue(QUORUM, |queue| queue.max_length = Some(1));
-        queue.subscribe(1, 1);
+        queue.subscribe(1, 1, Start::First, Instant::now());
         push_all(&mut queue, "a");
         assert!(!queue.is_full(), "the one is not waiting");
         push_all(&mut queue, "b");

@@ -18,6 +18,7 @@ use crate::topology::Topology;
 use crate::transport::Publish;
 use crate::transport::PublishError;
 use crate::transport::Settlement;
+use crate::transport::Start;
 use crate::transport::Subscribe;
 
 use super::conflict::queue_conflict;
@@ -129,15 +130,15 @@ impl State {
         refused
     }
 
-    pub(super) fn subscribe(&mut self, subscribe: &Subscribe) -> Result<SubscriberId> {
+    pub(super) fn subscribe(&mut self, subscribe: &Subscribe, now: Instant) -> Result<SubscriberId> {
         self.must_be_open()?;
-        let Subscribe { queue: name, prefetch, tag: _ } = subscribe;
+        let Subscribe { queue: name, prefetch, start, .. } = subscribe;
         let Some(queue) = self.queues.get_mut(name) else {
             let reason = format!("no queue '{name}'");
             return Err(Error::Consume { queue: name.to_string(), reason });
         };
         self.next_subscriber += 1;
-        queue.subscribe(self.next_subscriber, *prefetch);
+        queue.subscribe(self.next_subscriber, *prefetch, start.unwrap_or(Start::Next), now);
         self.changed.insert(name.clone());
         Ok(self.next_subscriber)
     }
@@ -156,6 +157,12 @@ impl State {
     pub(super) fn settle(&mut self, queue: &Name, id: SubscriberId, tag: u64, settlement: Settlement) {
         if let Some(queue) = self.touch(queue) {
             queue.settle(id, tag, settlement);
+        }
+    }
+
+    pub(super) fn set_prefetch(&mut self, queue: &Name, id: SubscriberId, prefetch: u16) {
+        if let Some(queue) = self.touch(queue) {
+            queue.set_prefetch(id, prefetch);
         }
     }
 

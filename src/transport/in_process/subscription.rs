@@ -46,15 +46,21 @@ impl Subscription for InProcessSubscription {
         let next = match next {
             Next::Nothing => return Poll::Pending,
             Next::End => None,
-            Next::Message { tag, message, redelivered, returned } => {
+            Next::Message { tag, message, redelivered, returned, offset } => {
                 let mut delivery = Delivery::new(message, tag, self.0.clone());
                 delivery.redelivered = redelivered;
                 delivery.returned = returned;
+                delivery.offset = offset;
                 Some(delivery)
             }
         };
         budget.made_progress();
         Poll::Ready(next)
+    }
+
+    fn set_prefetch(&mut self, prefetch: u16) {
+        let Channel { broker, queue, id } = &*self.0;
+        broker.change(|state, _| state.set_prefetch(queue, *id, prefetch));
     }
 
     async fn cancel(&mut self) {
