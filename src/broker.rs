@@ -4,7 +4,13 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::TryStreamExt;
+use futures_util::stream;
 
 use crate::clock::Clock;
 use crate::error::Error;
@@ -18,6 +24,7 @@ use crate::topology::Namespace;
 use crate::topology::QueueDefaults;
 use crate::topology::QueueName;
 use crate::topology::Replication;
+use crate::topology::wheel::Level;
 use crate::transport::Transport;
 use crate::transport::amqp::Amqp;
 use crate::transport::amqp::Options;
@@ -56,6 +63,8 @@ struct Inner {
     urgent_within: Duration,
     /// Queues that this handle has declared.
     declared: Mutex<HashSet<QueueName>>,
+    /// Whether this handle has declared the delay wheel.
+    has_wheel: AtomicBool,
 }
 
 impl Broker {
@@ -133,6 +142,18 @@ impl Broker {
         self.depth(&self.0.names.dead_queue(&QueueName::new(queue)?)).await
     }
 
+    /// How many tasks wait in the delay wheel, for all queues of the namespace: delayed ones, and retries.
+    ///
+    /// # Errors
+    ///
+    /// That the broker does not answer.
+    pub async fn delayed(&self) -> Result<u64> {
+        let depths = stream::iter(Level::all())
+            .map(|level| async move { self.depth(&self.0.names.delay_level(level)).await })
+            .buffer_unordered(8);
+        depths.try_fold(0, |sum, depth| async move { Ok(sum + depth) }).await
+    }
+
     async fn depth(&self, queue: &Name) -> Result<u64> {
         Ok(self.0.transport.depth(queue).await?.unwrap_or(0))
     }
@@ -169,11 +190,23 @@ impl Broker {
         self.declare_again(queue).await
     }
 
-    /// Declares everything that `queue` needs.
+    /// Declares everything that `queue` needs, and the delay wheel if this handle uses it.
     pub(crate) async fn declare_again(&self, queue: &QueueName) -> Result<()> {
-        let topology = topology::of_queue(&self.0.names, self.0.defaults, queue);
+        let mut topology = topology::of_queue(&self.0.names, self.0.defaults, queue);
+        if self.0.has_wheel.load(Ordering::Acquire) {
+            topology.merge(&topology::of_wheel(&self.0.names, self.0.defaults));
+        }
         self.0.transport.declare(&topology).await?;
         self.declared().insert(queue.clone());
+        Ok(())
+    }
+
+    /// Declares the delay wheel, unless this handle has done so already.
+    pub(crate) async fn declare_wheel(&self) -> Result<()> {
+        if !self.0.has_wheel.load(Ordering::Acquire) {
+            self.0.transport.declare(&topology::of_wheel(&self.0.names, self.0.defaults)).await?;
+            self.0.has_wheel.store(true, Ordering::Release);
+        }
         Ok(())
     }
 
@@ -344,6 +377,7 @@ impl BrokerBuilder {
             max_payload: self.max_payload,
             urgent_within: self.urgent_within,
             declared: Mutex::default(),
+            has_wheel: AtomicBool::new(false),
         })))
     }
 }

@@ -13,13 +13,14 @@
 //! | `taskhare-max-attempts` | overrides the policy's; absent: it does not |
 //! | `taskhare-priority` | `urgent` or `low`; absent: normal |
 //! | `taskhare-due` | not to be started before, in milliseconds since the Unix epoch; absent: at once |
-//! | `taskhare-hold` | how long before it is due it was to leave the delay wheel, in milliseconds |
+//! | `taskhare-hold` | how long before it is due it was to reach its lane, in milliseconds |
 //! | `taskhare-deadline` | not to be started after, in milliseconds since the Unix epoch; absent: never too late |
 //! | `taskhare-run-timeout` | how long one attempt may take, in milliseconds; absent: what its consumer allows |
 //! | `taskhare-revision` | which of several copies of a rescheduled task this is; absent: 0 |
 //! | `taskhare-unique` | the key of which there may be one task at a time; absent: none |
 //! | `taskhare-error` | the last failure, at most 2 KiB |
-//! | `taskhare-reason`, `taskhare-dead-at`, `taskhare-queue` | of a dead letter: why, when, from which queue |
+//! | `taskhare-queue` | of a delayed task or a dead letter: its queue |
+//! | `taskhare-reason`, `taskhare-dead-at` | of a dead letter: why, when |
 //!
 //! Other headers stay as they are, through retries and into the dead letters. A reader ignores headers that it does not
 //! know; a change that old readers would misunderstand raises the version, and they dead-letter it as foreign.
@@ -59,9 +60,9 @@ const REASON: &str = "taskhare-reason";
 const DEAD_AT: &str = "taskhare-dead-at";
 const QUEUE: &str = "taskhare-queue";
 
-/// The headers that are fields of an [`Envelope`].
-const OURS: [&str; 10] =
-    [ENQUEUED_AT, ATTEMPT, MAX_ATTEMPTS, PRIORITY, DUE, HOLD, DEADLINE, RUN_TIMEOUT, REVISION, UNIQUE];
+/// The headers that are fields of an [`Envelope`], or follow from where it goes.
+const OURS: [&str; 11] =
+    [ENQUEUED_AT, ATTEMPT, MAX_ATTEMPTS, PRIORITY, DUE, HOLD, DEADLINE, RUN_TIMEOUT, REVISION, UNIQUE, QUEUE];
 
 /// How much of an error travels with a task, in bytes.
 const LONGEST_ERROR: usize = 2048;
@@ -76,7 +77,7 @@ pub(crate) struct Envelope {
     pub(crate) max_attempts: Option<u32>,
     pub(crate) priority: Priority,
     pub(crate) due: Option<Duration>,
-    /// How long before `due` the delay wheel was to let it go.
+    /// How long before `due` it was to reach its lane.
     pub(crate) hold: Option<Duration>,
     pub(crate) deadline: Option<Duration>,
     pub(crate) run_timeout: Option<Duration>,
@@ -95,9 +96,15 @@ pub(crate) struct Foreign {
     pub(crate) why: String,
 }
 
-/// When a message may be started, read without opening it.
-pub(crate) fn due(message: &Message) -> Option<Duration> {
-    milliseconds(&message.headers, DUE)
+/// When a message may be started, and how long before that it was to arrive; read without opening it.
+pub(crate) fn due(message: &Message) -> Option<(Duration, Option<Duration>)> {
+    let due = milliseconds(&message.headers, DUE)?;
+    Some((due, milliseconds(&message.headers, HOLD)))
+}
+
+/// Writes on a message for which queue it is, for whoever finds it where its key does not tell.
+pub(crate) fn address(message: &mut Message, queue: &str) {
+    message.headers.insert(QUEUE, queue);
 }
 
 impl Envelope {
@@ -242,6 +249,7 @@ pub(crate) fn dead_letter(
 ) -> Message {
     message.expiration = None;
     message.headers.strip_broker_headers();
+    message.headers.remove(HOLD);
     message.headers.insert(REASON, reason.as_str());
     message.headers.insert(ERROR, excerpt(error));
     message.headers.insert(QUEUE, queue);

@@ -1,12 +1,14 @@
-//! [`Route`]: the way of a task into its queue: which lane, by which exchange, until when. Pure.
+//! [`Route`]: the way of a task into its queue: which lane, at once or through the delay wheel, until when. Pure.
 
 use std::time::Duration;
 
+use crate::envelope;
 use crate::envelope::Envelope;
 use crate::lane::Lane;
 use crate::name::Name;
 use crate::topology::Names;
 use crate::topology::QueueName;
+use crate::topology::wheel::Passage;
 use crate::transport::Publish;
 
 /// The longest time to live that RabbitMQ takes: ten years.
@@ -15,6 +17,7 @@ const LONGEST_EXPIRATION: Duration = Duration::from_millis(315_360_000_000);
 /// The ways into one queue.
 #[derive(Clone, Debug)]
 pub(crate) struct Route {
+    names: Names,
     queue: QueueName,
     tasks: Name,
     keys: [Name; 3],
@@ -24,26 +27,139 @@ pub(crate) struct Route {
 impl Route {
     pub(crate) fn new(names: &Names, queue: QueueName, urgent_within: Duration) -> Self {
         let keys = Lane::ALL.map(|lane| Names::lane_key(&queue, lane));
-        Self { tasks: names.tasks(), keys, queue, urgent_within }
+        Self { names: names.clone(), tasks: names.tasks(), keys, queue, urgent_within }
     }
 
     pub(crate) fn queue(&self) -> &QueueName {
         &self.queue
     }
 
-    /// The next message of a task. `now` is since the Unix epoch.
-    pub(crate) fn publish(&self, envelope: Envelope, now: Duration) -> Publish {
+    /// Whether a task due at that time goes through the delay wheel. Times are since the Unix epoch.
+    pub(crate) fn is_delayed(due: Option<Duration>, now: Duration) -> bool {
+        Self::passage(due, now).is_some()
+    }
+
+    fn passage(due: Option<Duration>, now: Duration) -> Option<Passage> {
+        Passage::within(due?.saturating_sub(now))
+    }
+
+    /// The next message of a task.
+    pub(crate) fn publish(&self, mut envelope: Envelope, now: Duration) -> Publish {
         let start = envelope.due.map_or(now, |due| due.max(now));
         let left = envelope.deadline.map(|deadline| deadline.saturating_sub(start));
         let lane = Lane::choose(envelope.priority, left, self.urgent_within);
-        let expiration = envelope.deadline.map(|deadline| deadline.saturating_sub(now));
+        let passage = Self::passage(envelope.due, now);
+        let arrival = now + passage.map_or(Duration::ZERO, Passage::time);
+        envelope.hold = envelope.due.and_then(|due| due.checked_sub(arrival));
+        let Some(passage) = passage else {
+            let expiration = envelope.deadline.map(|deadline| deadline.saturating_sub(now));
+            let mut message = envelope.seal();
+            message.expiration = expiration.filter(|expiration| *expiration <= LONGEST_EXPIRATION);
+            let (exchange, key) = (self.tasks.clone(), self.keys[lane as usize].clone());
+            return Publish { exchange, key, mandatory: true, message };
+        };
+        // Without an expiration: the shorter of two times to live counts, and the wheel's is to.
         let mut message = envelope.seal();
-        message.expiration = expiration.filter(|expiration| *expiration <= LONGEST_EXPIRATION);
+        envelope::address(&mut message, self.queue.as_str());
         Publish {
-            exchange: self.tasks.clone(),
-            key: self.keys[lane as usize].clone(),
+            exchange: self.names.delay(passage.entry()),
+            key: Names::delay_key(passage, &self.queue, lane),
             mandatory: true,
             message,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use super::*;
+    use crate::lane::Priority;
+    use crate::message::Headers;
+    use crate::message::Value;
+    use crate::task::TaskId;
+    use crate::topology::Namespace;
+
+    const NOW: Duration = Duration::from_secs(1_700_000_000);
+
+    fn route() -> Route {
+        let names = Names::new(Namespace::new("ns").unwrap());
+        Route::new(&names, QueueName::new("mail").unwrap(), Duration::from_secs(10))
+    }
+
+    /// A task that is due and past its deadline so many milliseconds from now.
+    fn envelope(due: Option<i64>, deadline: Option<u64>) -> Envelope {
+        let due = due.map(|ms| match u64::try_from(ms) {
+            Ok(ms) => NOW + Duration::from_millis(ms),
+            Err(_) => NOW - Duration::from_millis(ms.unsigned_abs()),
+        });
+        Envelope {
+            id: TaskId::from_u128(7),
+            name: Cow::Borrowed("send"),
+            enqueued_at: NOW,
+            attempt: 1,
+            max_attempts: None,
+            priority: Priority::Low,
+            due,
+            hold: Some(Duration::from_secs(77)),
+            deadline: deadline.map(|ms| NOW + Duration::from_millis(ms)),
+            run_timeout: None,
+            revision: 0,
+            unique: None,
+            reply_to: None,
+            payload: Vec::new(),
+            rest: Headers::new(),
+        }
+    }
+
+    #[test]
+    fn due_time_and_deadline_choose_the_way() {
+        let wheel = |words: &str, lane: &str| format!("{words}.mail.{lane}");
+        let low = "mail.low".to_owned();
+        for (due, deadline, exchange, key, hold, expiration) in [
+            (None, None, "ns.tasks", low.clone(), None, None),
+            (Some(-5), None, "ns.tasks", low.clone(), None, None),
+            (Some(0), None, "ns.tasks", low.clone(), Some(0), None),
+            (Some(150), None, "ns.tasks", low.clone(), Some(150), None),
+            (Some(150), Some(60_000), "ns.tasks", low.clone(), Some(150), Some(60_000)),
+            (None, Some(5_000), "ns.tasks", "mail.urgent".to_owned(), None, Some(5_000)),
+            (
+                Some(20_000),
+                Some(60_000),
+                "ns.delay.04",
+                wheel("0.0.0.0.0.0.0.0.0.0.0.1.0.3.1.2", "low"),
+                Some(160),
+                None,
+            ),
+            (
+                Some(20_000),
+                Some(21_000),
+                "ns.delay.04",
+                wheel("0.0.0.0.0.0.0.0.0.0.0.1.0.3.1.2", "urgent"),
+                Some(160),
+                None,
+            ),
+        ] {
+            let ms = |ms: Option<u64>| ms.map(Duration::from_millis);
+            let publish = route().publish(envelope(due, deadline), NOW);
+            let case = format!("due {due:?}, deadline {deadline:?}");
+            assert_eq!((publish.exchange.as_str(), publish.key.as_str()), (exchange, key.as_str()), "{case}");
+            assert_eq!(publish.message.expiration, ms(expiration), "{case}");
+            assert_eq!(envelope::due(&publish.message).and_then(|(_, hold)| hold), ms(hold), "{case}");
+            let is_delayed = exchange != "ns.tasks";
+            assert_eq!(Route::is_delayed(envelope(due, deadline).due, NOW), is_delayed, "{case}");
+            let queue = publish.message.headers.get("taskhare-queue").and_then(Value::as_text);
+            assert_eq!(queue, is_delayed.then_some("mail"), "{case}");
+        }
+    }
+
+    #[test]
+    fn a_delay_beyond_the_wheel_is_held_for_the_rest() {
+        let years = 20 * 365 * 24 * 60 * 60 * 1000;
+        let publish = route().publish(envelope(Some(years), None), NOW);
+        let (_, hold) = envelope::due(&publish.message).unwrap();
+        assert_eq!(publish.exchange.as_str(), "ns.delay.15");
+        assert!(hold.unwrap() > Duration::from_secs(11 * 365 * 24 * 60 * 60));
     }
 }

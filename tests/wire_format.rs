@@ -116,6 +116,20 @@ async fn a_task_without_options_has_no_headers_and_its_id_tells_the_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_task_as_it_is_delayed() {
+    let broker = Broker::in_process();
+    let producer = Producer::builder(&broker).build().await.unwrap();
+    let task = Resize { image: "hare.png".into(), width: 640, crop: true };
+    producer.enqueue(task).delay(Duration::from_secs(20)).await.unwrap();
+    let mut message = next(&broker, "taskhare.delay.04.1").await;
+    take_time(&mut message.headers, "taskhare-due");
+    let headers: Headers =
+        [("taskhare-hold", Value::from(160)), ("taskhare-queue", "default".into())].into_iter().collect();
+    assert_eq!(without_broker_headers(message.headers), headers);
+    assert_eq!(message.expiration, None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_task_as_it_is_retried_and_as_it_dies() {
     let broker = Broker::in_process();
     let producer = Producer::builder(&broker).build().await.unwrap();

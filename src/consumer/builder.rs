@@ -12,6 +12,7 @@ use super::Consumer;
 use super::dispatcher::Dispatcher;
 use super::executor::Executor;
 use super::intake::Intake;
+use super::put_back::PutBack;
 use super::registry::BlockingHandler;
 use super::registry::FnHandler;
 use super::registry::Registry;
@@ -163,6 +164,10 @@ impl ConsumerBuilder {
         let queues = self.queue_names()?;
         let registry = Arc::new(self.registry);
         let (stop, mut dispatchers) = (CancellationToken::new(), JoinSet::new());
+        if self.declares {
+            // For retries; declared now, so that a failure to do so shows.
+            self.broker.declare_wheel().await?;
+        }
         let mut started = Vec::new();
         for (queue, settings) in queues {
             if self.declares {
@@ -214,7 +219,7 @@ async fn subscribe(broker: &Broker, queue: &QueueName, prefetch: u16) -> Result<
         broker.transport().subscribe(subscribe).await
     };
     let subscriptions = [lane(Lane::Urgent).await?, lane(Lane::Normal).await?, lane(Lane::Low).await?];
-    Ok(Intake::new(subscriptions, broker.clock()))
+    Ok(Intake::new(subscriptions, PutBack::new(broker, queue.clone()), broker.clock()))
 }
 
 impl fmt::Debug for ConsumerBuilder {

@@ -1,20 +1,14 @@
 //! [`Intake`]: the deliveries of one queue, from its three lanes, in the order in which they are to be started.
 
-use std::cmp::Ordering;
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::collections::VecDeque;
-use std::future::Future;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::task::Context;
 use std::task::Poll;
-use std::time::Duration;
 
-use tokio::time::Sleep;
-
+use super::held::Held;
+use super::held::Turn;
+use super::put_back::PutBack;
 use crate::clock::Clock;
-use crate::envelope;
 use crate::lane::Picker;
 use crate::transport::Delivery;
 use crate::transport::Subscription;
@@ -23,9 +17,9 @@ use crate::transport::Subscription;
 pub(super) struct Intake {
     lanes: [LaneIntake; 3],
     picker: Picker,
-    /// Not due yet. They take no slot, and nothing waits behind them.
-    held: BinaryHeap<Reverse<Held>>,
-    timer: Option<Pin<Box<Sleep>>>,
+    /// Not due yet.
+    held: Held,
+    put_back: PutBack,
     clock: Clock,
 }
 
@@ -35,16 +29,9 @@ struct LaneIntake {
     ended: bool,
 }
 
-/// A delivery and when it is due, since the Unix epoch.
-struct Held {
-    due: Duration,
-    lane: usize,
-    delivery: Delivery,
-}
-
 impl Intake {
     /// `subscriptions` in the order of the lanes.
-    pub(super) fn new(subscriptions: [Box<dyn Subscription>; 3], clock: Clock) -> Self {
+    pub(super) fn new(subscriptions: [Box<dyn Subscription>; 3], put_back: PutBack, clock: Clock) -> Self {
         Self {
             lanes: subscriptions.map(|subscription| LaneIntake {
                 subscription,
@@ -52,8 +39,8 @@ impl Intake {
                 ended: false,
             }),
             picker: Picker::default(),
-            held: BinaryHeap::new(),
-            timer: None,
+            held: Held::new(clock),
+            put_back,
             clock,
         }
     }
@@ -65,7 +52,9 @@ impl Intake {
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
         self.receive(cx);
-        self.release(cx);
+        while let Some((lane, delivery)) = self.held.poll_due(cx) {
+            self.lanes[lane].ready.push_back(delivery);
+        }
         for lane in &mut self.lanes {
             // They come again, here or elsewhere: started now, they would run twice.
             while lane.ready.front().is_some_and(Delivery::is_lost) {
@@ -89,33 +78,14 @@ impl Intake {
                 match lane.subscription.poll_next(cx) {
                     Poll::Pending => break,
                     Poll::Ready(None) => lane.ended = true,
-                    Poll::Ready(Some(delivery)) => match envelope::due(&delivery.message) {
-                        Some(due) => self.held.push(Reverse(Held { due, lane: index, delivery })),
-                        None => lane.ready.push_back(delivery),
+                    Poll::Ready(Some(delivery)) => match Turn::of(&delivery, || self.clock.now()) {
+                        Turn::Now => lane.ready.push_back(delivery),
+                        Turn::At(start) => self.held.hold(start, index, delivery),
+                        Turn::TooEarly => self.put_back.start(delivery),
                     },
                 }
             }
         }
-    }
-
-    /// Lets go of what is due, and sets the timer for what is not.
-    fn release(&mut self, cx: &mut Context<'_>) {
-        while let Some(Reverse(next)) = self.held.peek() {
-            let wait = next.due.saturating_sub(self.clock.now());
-            if wait.is_zero() {
-                if let Some(Reverse(held)) = self.held.pop() {
-                    self.lanes[held.lane].ready.push_back(held.delivery);
-                }
-                continue;
-            }
-            // Set anew each time: the time of day may have been changed under a timer that was set before.
-            let mut timer = Box::pin(tokio::time::sleep(wait));
-            if timer.as_mut().poll(cx).is_pending() {
-                self.timer = Some(timer);
-                return;
-            }
-        }
-        self.timer = None;
     }
 
     /// Stops new deliveries and returns those that were not started.
@@ -128,37 +98,18 @@ impl Intake {
                 unstarted.push(delivery);
             }
         }
-        unstarted.extend(self.held.drain().map(|Reverse(held)| held.delivery));
+        unstarted.extend(self.held.take());
         unstarted
     }
 
     /// Carries out what was settled and gives back what was not.
     pub(super) async fn close(mut self) {
+        self.put_back.finish().await;
         for lane in &mut self.lanes {
             lane.subscription.close().await;
         }
     }
 }
-
-impl Ord for Held {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.due.cmp(&other.due)
-    }
-}
-
-impl PartialOrd for Held {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Held {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-
-impl Eq for Held {}
 
 #[cfg(test)]
 mod tests {
@@ -169,7 +120,9 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
+    use crate::broker::Broker;
     use crate::message::Message;
+    use crate::topology::QueueName;
     use crate::transport::Settle;
     use crate::transport::Settlement;
 
@@ -210,7 +163,8 @@ mod tests {
         let normal = Given([from(&old, "a"), from(&old, "b"), from(&old, "c"), from(&new, "b again")].into());
         let lanes: [Box<dyn Subscription>; 3] =
             [Box::<Given>::default(), Box::new(normal), Box::<Given>::default()];
-        let mut intake = Intake::new(lanes, Clock::tokio());
+        let put_back = PutBack::new(&Broker::in_process(), QueueName::new("mail").unwrap());
+        let mut intake = Intake::new(lanes, put_back, Clock::tokio());
         assert_eq!(intake.next().await.unwrap().message, message("a"));
         old.0.store(true, Relaxed);
         assert_eq!(intake.next().await.unwrap().message, message("b again"));

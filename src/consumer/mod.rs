@@ -10,7 +10,8 @@
 //!              held: not due yet
 //! ```
 //!
-//! - [`intake`] holds what was delivered and not started: at most `prefetch` for each lane.
+//! - [`intake`] has what was delivered and not started: at most `prefetch` for each lane.
+//! - [`held`] keeps what is not due yet, and [`put_back`] returns to the delay wheel what is not due for long.
 //! - [`dispatcher`] waits for a slot, takes the next delivery, starts an attempt.
 //! - [`pace`] spares attempts that take microseconds a task of their own.
 //! - [`executor`] is one attempt as a straight line; [`settle`] decides, purely, what becomes of its task.
@@ -23,8 +24,10 @@
 mod builder;
 mod dispatcher;
 mod executor;
+mod held;
 mod intake;
 mod pace;
+mod put_back;
 mod receipt;
 mod registry;
 mod sequel;

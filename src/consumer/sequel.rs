@@ -62,6 +62,17 @@ impl Sequel {
         Outcome::Retried
     }
 
+    /// Publishes what came too early once more, as it is.
+    pub(super) async fn put_back(&self, mut delivery: Delivery) {
+        match Envelope::open(std::mem::take(&mut delivery.message)) {
+            Ok(envelope) => {
+                let next = self.route.publish(envelope, self.broker.clock().now());
+                self.replace(delivery, &next).await;
+            }
+            Err(foreign) => drop(self.bury_foreign(delivery, *foreign).await),
+        }
+    }
+
     /// Publishes the dead letter.
     pub(super) async fn bury(
         &self,
@@ -120,6 +131,12 @@ impl Sequel {
         loop {
             match self.broker.transport().publish(next, PUBLISH_TIMEOUT).await {
                 Ok(()) => return delivery.ack(),
+                Err(error) if error.is_missing() => {
+                    // Somebody deleted it; if this fails too, the next round tells.
+                    tracing::warn!(queue = %self.queue, %error, "a task's next message found no queue");
+                    let _ = self.broker.declare_wheel().await;
+                    let _ = self.broker.declare_again(&self.queue).await;
+                }
                 // It will never take this one (too large for it with its headers, say): the broker's own
                 // dead-lettering keeps the message.
                 Err(PublishError::Refused(reason)) => {
@@ -129,10 +146,6 @@ impl Sequel {
                 Err(PublishError::Closed) => return delivery.requeue(),
                 Err(error) => {
                     tracing::warn!(queue = %self.queue, %error, "a task's next message is not confirmed yet");
-                    if error == PublishError::Unroutable {
-                        // Somebody deleted the queue; if this fails too, the next round tells.
-                        let _ = self.broker.declare_again(&self.queue).await;
-                    }
                 }
             }
             tokio::time::sleep(pause).await;

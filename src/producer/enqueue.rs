@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::IntoFuture;
 use std::time::Duration;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -19,12 +21,34 @@ use crate::reply::Reply;
 use crate::task::Task;
 use crate::task::TaskId;
 
+/// When a task may start.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) enum Start {
+    #[default]
+    AtOnce,
+    After(Duration),
+    At(SystemTime),
+}
+
+impl Start {
+    /// Since the Unix epoch, as `now` is; `None`: at once.
+    pub(super) fn due(self, now: Duration) -> Option<Duration> {
+        let due = match self {
+            Self::AtOnce => return None,
+            Self::After(delay) => now.saturating_add(delay),
+            Self::At(time) => time.duration_since(UNIX_EPOCH).unwrap_or_default(),
+        };
+        (due > now).then_some(due)
+    }
+}
+
 /// What can be said about tasks when they are enqueued.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Options {
     pub(super) id: Option<TaskId>,
     pub(super) queue: Option<String>,
     pub(super) priority: Priority,
+    pub(super) start: Start,
     pub(super) max_attempts: Option<u32>,
     pub(super) timeout: Option<Duration>,
     pub(super) without_output: bool,
@@ -42,6 +66,30 @@ macro_rules! options {
         /// Which of the queue's lanes. Defaults to [`Priority::Normal`].
         pub fn priority(mut self, priority: Priority) -> Self {
             self.options.priority = priority;
+            self
+        }
+
+        /// Starts it so much later: milliseconds to years. It waits on the broker, and is never started early.
+        ///
+        /// [`at`](Self::at) tells how exact that is; of the two, the last one counts.
+        pub fn delay(mut self, delay: Duration) -> Self {
+            self.options.start = Start::After(delay);
+            self
+        }
+
+        /// Starts it at that time of day; at once if that has passed.
+        ///
+        /// It waits on the broker, in queues of the whole namespace ([`Broker::delayed`](crate::Broker::delayed) counts
+        /// them), for years if need be, and costs no process any memory. It comes to a consumer 0.2 s before its time,
+        /// which holds it, in no slot, to the millisecond. What comes due while nobody consumes starts as soon as
+        /// somebody does.
+        ///
+        /// The clocks of enqueuer and consumer are taken to agree. A task starts early by as much as the consumer's is
+        /// ahead, and by 0.2 s at most; it is late by no more than that if the consumer's is behind. The broker's clock
+        /// need not agree with theirs, but must not be changed by hand: a wait in the broker is as much shorter or
+        /// longer as that clock is set forward or back meanwhile.
+        pub fn at(mut self, time: SystemTime) -> Self {
+            self.options.start = Start::At(time);
             self
         }
 

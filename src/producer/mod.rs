@@ -106,6 +106,10 @@ impl Producer {
         let payload = self.encode(&task)?;
         let route = self.route(options.queue.as_deref().unwrap_or(T::QUEUE)).await?;
         let now = producer.broker.clock().now();
+        let due = options.start.due(now);
+        if producer.declares && Route::is_delayed(due, now) {
+            Box::pin(producer.broker.declare_wheel()).await?;
+        }
         let id = options.id.unwrap_or_else(|| TaskId::at(now));
         let output = match options.without_output {
             true => None,
@@ -118,7 +122,7 @@ impl Producer {
             attempt: 1,
             max_attempts: options.max_attempts,
             priority: options.priority,
-            due: None,
+            due,
             hold: None,
             deadline: None,
             run_timeout: None,
@@ -145,11 +149,11 @@ impl Producer {
         Ok(payload)
     }
 
-    /// Publishes; a queue that was deleted meanwhile is declared again, once.
+    /// Publishes; what was deleted meanwhile is declared again, once.
     async fn publish(&self, publish: &Publish, route: &Route, timeout: Duration) -> Result<(), PublishError> {
         let broker = &self.0.broker;
         let result = broker.transport().publish(publish, timeout).await;
-        let is_gone = result == Err(PublishError::Unroutable);
+        let is_gone = result.as_ref().is_err_and(PublishError::is_missing);
         if is_gone && self.0.declares && Box::pin(broker.declare_again(route.queue())).await.is_ok() {
             return broker.transport().publish(publish, timeout).await;
         }

@@ -6,10 +6,18 @@
 //!                        key {queue}.normal ──► {ns}.{queue}.normal ──┼──────────────► {ns}.{queue}.dead
 //!                        key {queue}.low    ──► {ns}.{queue}.low    ──┘  over the delivery limit,
 //!                                                                        or dead-lettered by the consumer
+//!
+//!           {ns}.delay.15 (topic) ─ 1 ──► {ns}.delay.15.1 ──┐ after 1, 2 or 3 times 4^15 × 64 ms
+//!   later ►   the 1st word of the ─ 2 ──► {ns}.delay.15.2 ──┤
+//!             key, of sixteen     ─ 3 ──► {ns}.delay.15.3 ──┴─► {ns}.delay.14 ─► … ─► {ns}.due (topic)
+//!                  │ -            └ 0 ────────────────────────► {ns}.delay.14           │ *.*.….{queue}.{lane}
+//!                  └──────────────────────────────────────────► {ns}.due                ▼
+//!                                                                     {ns}.{queue}.{lane}, or {ns}.undeliverable
 //! ```
 
 mod names;
 mod queue;
+pub(crate) mod wheel;
 
 use std::time::Duration;
 
@@ -23,6 +31,9 @@ pub use queue::DeadLetter;
 pub use queue::Overflow;
 pub use queue::Queue;
 pub use queue::QueueKind;
+use wheel::Level;
+use wheel::OVER;
+use wheel::POSITIONS;
 
 /// Exchanges, queues and bindings to declare, in that order.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -154,36 +165,100 @@ impl QueueDefaults {
             Replication::Classic => QueueKind::Classic,
         }
     }
+
+    /// A quorum queue without a delivery limit.
+    fn lasting(self) -> QueueKind {
+        let group_size = match self.replication {
+            Replication::Quorum { group_size } => group_size,
+            Replication::Classic => 1,
+        };
+        QueueKind::Quorum { group_size, delivery_limit: NO_DELIVERY_LIMIT }
+    }
 }
+
+/// How many tasks are kept that found no lane.
+const MOST_UNDELIVERABLE: u64 = 100_000;
 
 /// Everything that `queue` needs.
 pub(crate) fn of_queue(names: &Names, defaults: QueueDefaults, queue: &QueueName) -> Topology {
-    let (tasks, dead) = (names.tasks(), names.dead());
+    let (tasks, dead, due) = (names.tasks(), names.dead(), names.due());
     let direct = |name: &Name| Exchange { name: name.clone(), kind: ExchangeKind::Direct, alternate: None };
     let dead_queue = Queue {
         message_ttl: Some(defaults.dead_letter_age),
         ..Queue::new(names.dead_queue(queue), defaults.kind(NO_DELIVERY_LIMIT))
     };
-    let mut topology = Topology {
-        exchanges: vec![direct(&tasks), direct(&dead)],
-        bindings: vec![Binding {
-            exchange: dead.clone(),
-            key: Names::dead_key(queue),
-            to: Target::Queue(dead_queue.name.clone()),
-        }],
-        queues: vec![dead_queue],
-    };
+    let mut topology = of_due(names, defaults);
+    topology.exchanges.extend([direct(&tasks), direct(&dead)]);
+    topology.bindings.push(Binding {
+        exchange: dead.clone(),
+        key: Names::dead_key(queue),
+        to: Target::Queue(dead_queue.name.clone()),
+    });
+    topology.queues.push(dead_queue);
     for lane in Lane::ALL {
         let name = names.lane(queue, lane);
-        topology.bindings.push(Binding {
-            exchange: tasks.clone(),
-            key: Names::lane_key(queue, lane),
-            to: Target::Queue(name.clone()),
-        });
+        for (exchange, key) in
+            [(&tasks, Names::lane_key(queue, lane)), (&due, Names::due_pattern(queue, lane))]
+        {
+            let to = Target::Queue(name.clone());
+            topology.bindings.push(Binding { exchange: exchange.clone(), key, to });
+        }
         topology.queues.push(Queue {
             dead_letter: Some(DeadLetter { exchange: dead.clone(), key: Some(Names::dead_key(queue)) }),
             ..Queue::new(name, defaults.kind(defaults.delivery_limit))
         });
+    }
+    topology
+}
+
+/// The end of the wheel: where what is due goes to its lane, and what has no lane any more is kept. Were it not, a queue
+/// of the wheel would keep it and try again every three minutes, and 32 such messages hold up all behind them.
+fn of_due(names: &Names, defaults: QueueDefaults) -> Topology {
+    let undeliverable = names.undeliverable();
+    let exchange = Exchange { name: undeliverable.clone(), kind: ExchangeKind::Fanout, alternate: None };
+    let due =
+        Exchange { name: names.due(), kind: ExchangeKind::Topic, alternate: Some(undeliverable.clone()) };
+    let queue = Queue {
+        message_ttl: Some(defaults.dead_letter_age),
+        max_length: Some(MOST_UNDELIVERABLE),
+        ..Queue::new(undeliverable.clone(), defaults.lasting())
+    };
+    let to = Target::Queue(queue.name.clone());
+    let binding = Binding { exchange: undeliverable, key: names.undeliverable(), to };
+    Topology { exchanges: vec![exchange, due], queues: vec![queue], bindings: vec![binding] }
+}
+
+/// The delay wheel. Its queues are quorum queues, whatever the others are: only those hand on at least once.
+pub(crate) fn of_wheel(names: &Names, defaults: QueueDefaults) -> Topology {
+    let mut topology = of_due(names, defaults);
+    let below = |position: u8| position.checked_sub(1).map_or_else(|| names.due(), |next| names.delay(next));
+    // From the lowest up: a position is bound to the one below.
+    for position in 0..POSITIONS {
+        topology.exchanges.push(Exchange {
+            name: names.delay(position),
+            kind: ExchangeKind::Topic,
+            alternate: Some(names.undeliverable()),
+        });
+        for (word, next) in [('0', below(position)), (OVER, names.due())] {
+            topology.bindings.push(Binding {
+                exchange: names.delay(position),
+                key: Names::delay_pattern(position, word),
+                to: Target::Exchange(next),
+            });
+        }
+    }
+    for level in Level::all() {
+        let queue = Queue {
+            message_ttl: Some(level.time_to_live()),
+            dead_letter: Some(DeadLetter { exchange: below(level.position), key: None }),
+            ..Queue::new(names.delay_level(level), defaults.lasting())
+        };
+        topology.bindings.push(Binding {
+            exchange: names.delay(level.position),
+            key: Names::delay_pattern(level.position, char::from(b'0' + level.digit)),
+            to: Target::Queue(queue.name.clone()),
+        });
+        topology.queues.push(queue);
     }
     topology
 }
@@ -217,9 +292,33 @@ mod tests {
     fn a_queue_is_three_lanes_and_its_dead_letters() {
         let topology = topology(Replication::default());
         let queues: Vec<&str> = topology.queues.iter().map(|queue| queue.name.as_str()).collect();
-        assert_eq!(queues, ["ns.mail.dead", "ns.mail.urgent", "ns.mail.normal", "ns.mail.low"]);
+        let undeliverable = "ns.undeliverable";
+        assert_eq!(
+            queues,
+            [undeliverable, "ns.mail.dead", "ns.mail.urgent", "ns.mail.normal", "ns.mail.low"]
+        );
         let keys: Vec<&str> = topology.bindings.iter().map(|binding| binding.key.as_str()).collect();
-        assert_eq!(keys, ["mail", "mail.urgent", "mail.normal", "mail.low"]);
+        let due = Lane::ALL.map(|lane| format!("*.*.*.*.*.*.*.*.*.*.*.*.*.*.*.*.mail.{lane}"));
+        let expected =
+            [undeliverable, "mail", "mail.urgent", &due[0], "mail.normal", &due[1], "mail.low", &due[2]];
+        assert_eq!(keys, expected);
+    }
+
+    #[test]
+    fn the_wheel_is_48_quorum_queues_and_nothing_in_it_leads_nowhere() {
+        let names = Names::new(Namespace::new("ns").unwrap());
+        let defaults = QueueDefaults { replication: Replication::Classic, ..QueueDefaults::default() };
+        let wheel = of_wheel(&names, defaults);
+        assert_eq!((wheel.exchanges.len(), wheel.queues.len(), wheel.bindings.len()), (18, 49, 81));
+        let kinds = wheel.queues.iter().map(|queue| queue.kind);
+        assert!(kinds.eq([defaults.lasting()].repeat(49)));
+        for queue in wheel.queues.iter().filter(|queue| queue.name != names.undeliverable()) {
+            let to = queue.dead_letter.as_ref().unwrap();
+            let exchange = wheel.exchanges.iter().find(|exchange| exchange.name == to.exchange).unwrap();
+            assert_eq!(exchange.alternate, Some(names.undeliverable()), "{queue:?}");
+        }
+        let pattern = Names::delay_pattern(13, '2');
+        assert_eq!(pattern.as_str(), "*.*.2.#");
     }
 
     #[test]
@@ -243,7 +342,7 @@ mod tests {
         ]
         .into_iter()
         .collect();
-        assert_eq!(topology(Replication::default()).queues[2].arguments(), quorum);
-        assert_eq!(topology(Replication::Classic).queues[2].arguments(), classic);
+        assert_eq!(topology(Replication::default()).queues[3].arguments(), quorum);
+        assert_eq!(topology(Replication::Classic).queues[3].arguments(), classic);
     }
 }

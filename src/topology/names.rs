@@ -6,6 +6,9 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::lane::Lane;
 use crate::name::Name;
+use crate::topology::wheel::Level;
+use crate::topology::wheel::POSITIONS;
+use crate::topology::wheel::Passage;
 
 /// Leaves room for a namespace, a lane and dots within the broker's 255 bytes.
 const LONGEST: usize = 96;
@@ -118,6 +121,41 @@ impl Names {
     /// The routing key of that queue.
     pub(crate) fn dead_key(queue: &QueueName) -> Name {
         queue.0.clone()
+    }
+
+    /// The exchange of one position of the delay wheel.
+    pub(crate) fn delay(&self, position: u8) -> Name {
+        self.name(format_args!("delay.{position:02}"))
+    }
+
+    /// A queue of the delay wheel.
+    pub(crate) fn delay_level(&self, Level { position, digit }: Level) -> Name {
+        self.name(format_args!("delay.{position:02}.{digit}"))
+    }
+
+    /// The routing key of a task through the wheel to that lane.
+    pub(crate) fn delay_key(passage: Passage, queue: &QueueName, lane: Lane) -> Name {
+        name(format!("{}.{queue}.{lane}", passage.words()))
+    }
+
+    /// The pattern of all keys with `word` at that position.
+    pub(crate) fn delay_pattern(position: u8, word: char) -> Name {
+        name(format!("{}{word}.#", "*.".repeat((POSITIONS - 1 - position).into())))
+    }
+
+    /// The exchange where tasks leave the wheel.
+    pub(crate) fn due(&self) -> Name {
+        self.name(format_args!("due"))
+    }
+
+    /// The pattern of all keys that lead to that lane.
+    pub(crate) fn due_pattern(queue: &QueueName, lane: Lane) -> Name {
+        name(format!("{}{queue}.{lane}", "*.".repeat(POSITIONS.into())))
+    }
+
+    /// The exchange, and the queue behind it, for what left the wheel and found no lane.
+    pub(crate) fn undeliverable(&self) -> Name {
+        self.name(format_args!("undeliverable"))
     }
 
     /// The exchange where outputs go back.

@@ -130,6 +130,17 @@ pub enum PublishError {
     Closed,
 }
 
+impl PublishError {
+    /// Whether there is no queue for it or no such exchange: to declare both and publish again may help.
+    pub(crate) fn is_missing(&self) -> bool {
+        match self {
+            Self::Unroutable => true,
+            Self::Refused(reason) => reason.contains("no exchange '"),
+            _ => false,
+        }
+    }
+}
+
 fn cause(last_loss: Option<&str>) -> String {
     last_loss.map(|why| format!(" (last connection: {why})")).unwrap_or_default()
 }

@@ -1,0 +1,42 @@
+//! [`PutBack`]: deliveries on their way back into the delay wheel.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::sequel::Sequel;
+use crate::broker::Broker;
+use crate::topology::QueueName;
+use crate::transport::Delivery;
+
+/// How long a shutdown waits for them; what is not confirmed then goes back to its lane.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Puts deliveries back that came much too early: one whose delay is longer than the wheel is, say. As many at a time as
+/// the prefetch allows.
+pub(super) struct PutBack {
+    sequel: Arc<Sequel>,
+    under_way: JoinSet<()>,
+}
+
+impl PutBack {
+    pub(super) fn new(broker: &Broker, queue: QueueName) -> Self {
+        Self { sequel: Arc::new(Sequel::new(broker, queue)), under_way: JoinSet::new() }
+    }
+
+    /// Puts one back, in the background.
+    pub(super) fn start(&mut self, delivery: Delivery) {
+        while self.under_way.try_join_next().is_some() {}
+        let sequel = self.sequel.clone();
+        self.under_way.spawn(async move { sequel.put_back(delivery).await });
+    }
+
+    /// Waits for those under way.
+    pub(super) async fn finish(&mut self) {
+        let all = async { while self.under_way.join_next().await.is_some() {} };
+        if tokio::time::timeout(LIMIT, all).await.is_err() {
+            self.under_way.shutdown().await;
+        }
+    }
+}
