@@ -122,9 +122,13 @@ impl Envelope {
         if self.priority != Priority::Normal {
             headers.insert(PRIORITY, self.priority.as_str());
         }
-        for (name, time) in
-            [(DUE, self.due), (HOLD, self.hold), (DEADLINE, self.deadline), (RUN_TIMEOUT, self.run_timeout)]
-        {
+        // What may not be early is rounded up, what may not be late is rounded down.
+        for (name, time) in [
+            (DUE, self.due.map(up)),
+            (HOLD, self.hold.map(up)),
+            (DEADLINE, self.deadline),
+            (RUN_TIMEOUT, self.run_timeout),
+        ] {
             if let Some(time) = time {
                 headers.insert(name, to_milliseconds(time));
             }
@@ -279,6 +283,11 @@ fn milliseconds(headers: &Headers, name: &str) -> Option<Duration> {
 
 fn to_milliseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// To whole milliseconds.
+fn up(duration: Duration) -> Duration {
+    duration.saturating_add(Duration::from_nanos(999_999))
 }
 
 /// The beginning of `error`, within the limit.

@@ -219,7 +219,8 @@ async fn subscribe(broker: &Broker, queue: &QueueName, prefetch: u16) -> Result<
         broker.transport().subscribe(subscribe).await
     };
     let subscriptions = [lane(Lane::Urgent).await?, lane(Lane::Normal).await?, lane(Lane::Low).await?];
-    Ok(Intake::new(subscriptions, PutBack::new(broker, queue.clone()), broker.clock()))
+    let put_back = PutBack::new(broker, queue.clone());
+    Ok(Intake::new(subscriptions, prefetch, put_back, broker.clock()))
 }
 
 impl fmt::Debug for ConsumerBuilder {

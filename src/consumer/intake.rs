@@ -6,6 +6,7 @@ use std::task::Context;
 use std::task::Poll;
 
 use super::held::Held;
+use super::held::Room;
 use super::held::Turn;
 use super::put_back::PutBack;
 use crate::clock::Clock;
@@ -25,16 +26,23 @@ pub(super) struct Intake {
 
 struct LaneIntake {
     subscription: Box<dyn Subscription>,
+    room: Room,
     ready: VecDeque<Delivery>,
     ended: bool,
 }
 
 impl Intake {
-    /// `subscriptions` in the order of the lanes.
-    pub(super) fn new(subscriptions: [Box<dyn Subscription>; 3], put_back: PutBack, clock: Clock) -> Self {
+    /// `subscriptions` in the order of the lanes, each with that `prefetch`.
+    pub(super) fn new(
+        subscriptions: [Box<dyn Subscription>; 3],
+        prefetch: u16,
+        put_back: PutBack,
+        clock: Clock,
+    ) -> Self {
         Self {
             lanes: subscriptions.map(|subscription| LaneIntake {
                 subscription,
+                room: Room::new(prefetch),
                 ready: VecDeque::new(),
                 ended: false,
             }),
@@ -76,7 +84,10 @@ impl Intake {
         for (index, lane) in self.lanes.iter_mut().enumerate() {
             while !lane.ended {
                 match lane.subscription.poll_next(cx) {
-                    Poll::Pending => break,
+                    Poll::Pending => match lane.room.adjust(self.held.count(index)) {
+                        Some(prefetch) => lane.subscription.set_prefetch(prefetch),
+                        None => break,
+                    },
                     Poll::Ready(None) => lane.ended = true,
                     Poll::Ready(Some(delivery)) => match Turn::of(&delivery, || self.clock.now()) {
                         Turn::Now => lane.ready.push_back(delivery),
@@ -164,7 +175,7 @@ mod tests {
         let lanes: [Box<dyn Subscription>; 3] =
             [Box::<Given>::default(), Box::new(normal), Box::<Given>::default()];
         let put_back = PutBack::new(&Broker::in_process(), QueueName::new("mail").unwrap());
-        let mut intake = Intake::new(lanes, put_back, Clock::tokio());
+        let mut intake = Intake::new(lanes, 10, put_back, Clock::tokio());
         assert_eq!(intake.next().await.unwrap().message, message("a"));
         old.0.store(true, Relaxed);
         assert_eq!(intake.next().await.unwrap().message, message("b again"));

@@ -221,6 +221,7 @@ fn of_due(names: &Names, defaults: QueueDefaults) -> Topology {
     let queue = Queue {
         message_ttl: Some(defaults.dead_letter_age),
         max_length: Some(MOST_UNDELIVERABLE),
+        overflow: Overflow::DropHead,
         ..Queue::new(undeliverable.clone(), defaults.lasting())
     };
     let to = Target::Queue(queue.name.clone());

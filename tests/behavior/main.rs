@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod consume;
+mod delay;
 mod enqueue;
 mod output;
 mod retry;
