@@ -100,6 +100,11 @@ pub(crate) fn due(message: &Message) -> Option<Duration> {
     milliseconds(&message.headers, DUE)
 }
 
+/// After when a message must not be started, read without opening it.
+pub(crate) fn deadline(message: &Message) -> Option<Duration> {
+    milliseconds(&message.headers, DEADLINE)
+}
+
 impl Envelope {
     pub(crate) fn seal(self) -> Message {
         let mut headers = Headers::new();

@@ -22,6 +22,7 @@ use crate::handler::TaskContext;
 use crate::handler::TaskError;
 use crate::handler::TaskHandler;
 use crate::lane::Lane;
+use crate::lane::Picker;
 use crate::retry::RetryPolicy;
 use crate::task::Task;
 use crate::topology::QueueName;
@@ -35,6 +36,7 @@ pub struct ConsumerBuilder {
     queues: Vec<(String, QueueSettings)>,
     defaults: QueueSettings,
     retry: RetryPolicy,
+    picker: Picker,
     grace: Duration,
     declares: bool,
 }
@@ -81,6 +83,7 @@ impl ConsumerBuilder {
             queues: Vec::new(),
             defaults: QueueSettings::default(),
             retry: RetryPolicy::default(),
+            picker: Picker::default(),
             grace: Duration::from_secs(30),
             declares: true,
         }
@@ -141,6 +144,21 @@ impl ConsumerBuilder {
         self
     }
 
+    /// In what proportion tasks are taken from the lanes of a queue while all of them have some; an empty lane's share
+    /// goes to the others. Defaults to 16, 4, 1; 0 is taken as 1, so that each lane moves: of as many tasks as the
+    /// weights add up to, each lane with work has its weight.
+    pub fn lane_weights(mut self, urgent: u16, normal: u16, low: u16) -> Self {
+        self.picker = Picker::weighted([urgent, normal, low]);
+        self
+    }
+
+    /// Takes a normal task only while no urgent one is at hand, and a low one only while there is neither: under steady
+    /// urgent load nothing else moves. Instead of [`lane_weights`](Self::lane_weights).
+    pub fn strict_lanes(mut self) -> Self {
+        self.picker = Picker::strict();
+        self
+    }
+
     /// How long running tasks may take to finish when the consumer is shut down. Defaults to 30 s.
     pub fn shutdown_grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
@@ -169,7 +187,7 @@ impl ConsumerBuilder {
                 self.broker.declare(&queue).await?;
             }
             let (concurrency, prefetch) = settings.resolve(self.defaults);
-            let intake = subscribe(&self.broker, &queue, prefetch).await?;
+            let intake = subscribe(&self.broker, &queue, prefetch, self.picker.clone()).await?;
             let (registry, stop) = (registry.clone(), stop.clone());
             let executor = Executor::new(&self.broker, registry, self.retry, queue, stop.clone());
             started.push(Dispatcher {
@@ -207,14 +225,14 @@ impl ConsumerBuilder {
 }
 
 /// Subscribes to all lanes of `queue`.
-async fn subscribe(broker: &Broker, queue: &QueueName, prefetch: u16) -> Result<Intake> {
+async fn subscribe(broker: &Broker, queue: &QueueName, prefetch: u16, picker: Picker) -> Result<Intake> {
     let lane = async |lane: Lane| {
         let tag = format!("{queue} {lane}");
         let subscribe = Subscribe { queue: broker.names().lane(queue, lane), prefetch, tag };
         broker.transport().subscribe(subscribe).await
     };
     let subscriptions = [lane(Lane::Urgent).await?, lane(Lane::Normal).await?, lane(Lane::Low).await?];
-    Ok(Intake::new(subscriptions, broker.clock()))
+    Ok(Intake::new(subscriptions, picker, broker.clock()))
 }
 
 impl fmt::Debug for ConsumerBuilder {

@@ -3,7 +3,6 @@
 use std::cmp::Ordering;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::collections::VecDeque;
 use std::future::Future;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -13,6 +12,7 @@ use std::time::Duration;
 
 use tokio::time::Sleep;
 
+use super::ready::Ready;
 use crate::clock::Clock;
 use crate::envelope;
 use crate::lane::Picker;
@@ -31,7 +31,7 @@ pub(super) struct Intake {
 
 struct LaneIntake {
     subscription: Box<dyn Subscription>,
-    ready: VecDeque<Delivery>,
+    ready: Ready,
     ended: bool,
 }
 
@@ -44,14 +44,14 @@ struct Held {
 
 impl Intake {
     /// `subscriptions` in the order of the lanes.
-    pub(super) fn new(subscriptions: [Box<dyn Subscription>; 3], clock: Clock) -> Self {
+    pub(super) fn new(subscriptions: [Box<dyn Subscription>; 3], picker: Picker, clock: Clock) -> Self {
         Self {
             lanes: subscriptions.map(|subscription| LaneIntake {
                 subscription,
-                ready: VecDeque::new(),
+                ready: Ready::default(),
                 ended: false,
             }),
-            picker: Picker::default(),
+            picker,
             held: BinaryHeap::new(),
             timer: None,
             clock,
@@ -66,15 +66,9 @@ impl Intake {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
         self.receive(cx);
         self.release(cx);
-        for lane in &mut self.lanes {
-            // They come again, here or elsewhere: started now, they would run twice.
-            while lane.ready.front().is_some_and(Delivery::is_lost) {
-                lane.ready.pop_front();
-            }
-        }
-        let waiting = [0, 1, 2].map(|lane: usize| !self.lanes[lane].ready.is_empty());
+        let waiting = [0, 1, 2].map(|lane: usize| self.lanes[lane].ready.is_waiting());
         if let Some(lane) = self.picker.pick(waiting) {
-            return Poll::Ready(self.lanes[lane].ready.pop_front());
+            return Poll::Ready(self.lanes[lane].ready.pop());
         }
         if self.held.is_empty() && self.lanes.iter().all(|lane| lane.ended) {
             return Poll::Ready(None);
@@ -91,7 +85,7 @@ impl Intake {
                     Poll::Ready(None) => lane.ended = true,
                     Poll::Ready(Some(delivery)) => match envelope::due(&delivery.message) {
                         Some(due) => self.held.push(Reverse(Held { due, lane: index, delivery })),
-                        None => lane.ready.push_back(delivery),
+                        None => lane.ready.push(delivery, self.clock),
                     },
                 }
             }
@@ -104,7 +98,7 @@ impl Intake {
             let wait = next.due.saturating_sub(self.clock.now());
             if wait.is_zero() {
                 if let Some(Reverse(held)) = self.held.pop() {
-                    self.lanes[held.lane].ready.push_back(held.delivery);
+                    self.lanes[held.lane].ready.push(held.delivery, self.clock);
                 }
                 continue;
             }
@@ -123,7 +117,7 @@ impl Intake {
         let mut unstarted = Vec::new();
         for lane in &mut self.lanes {
             lane.subscription.cancel().await;
-            unstarted.extend(lane.ready.drain(..));
+            unstarted.extend(lane.ready.drain());
             while let Some(delivery) = lane.subscription.next().await {
                 unstarted.push(delivery);
             }
@@ -162,6 +156,7 @@ impl Eq for Held {}
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
     use std::sync::Arc;
     use std::sync::atomic::AtomicBool;
     use std::sync::atomic::Ordering::Relaxed;
@@ -208,7 +203,7 @@ mod tests {
         let normal = Given([from(&old, "a"), from(&old, "b"), from(&old, "c"), from(&new, "b again")].into());
         let lanes: [Box<dyn Subscription>; 3] =
             [Box::<Given>::default(), Box::new(normal), Box::<Given>::default()];
-        let mut intake = Intake::new(lanes, Clock::tokio());
+        let mut intake = Intake::new(lanes, Picker::default(), Clock::tokio());
         assert_eq!(intake.next().await.unwrap().message, message("a"));
         old.0.store(true, Relaxed);
         assert_eq!(intake.next().await.unwrap().message, message("b again"));

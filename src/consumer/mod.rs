@@ -11,6 +11,7 @@
 //! ```
 //!
 //! - [`intake`] holds what was delivered and not started: at most `prefetch` for each lane.
+//! - [`ready`] is what of that may start, of one lane, the most pressing first.
 //! - [`dispatcher`] waits for a slot, takes the next delivery, starts an attempt.
 //! - [`pace`] spares attempts that take microseconds a task of their own.
 //! - [`executor`] is one attempt as a straight line; [`settle`] decides, purely, what becomes of its task.
@@ -25,6 +26,7 @@ mod dispatcher;
 mod executor;
 mod intake;
 mod pace;
+mod ready;
 mod receipt;
 mod registry;
 mod sequel;
