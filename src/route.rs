@@ -36,14 +36,18 @@ impl Route {
         let start = envelope.due.map_or(now, |due| due.max(now));
         let left = envelope.deadline.map(|deadline| deadline.saturating_sub(start));
         let lane = Lane::choose(envelope.priority, left, self.urgent_within);
+        self.to(self.keys[lane as usize].clone(), envelope, now)
+    }
+
+    /// The same task, to be started apart from all others.
+    pub(crate) fn quarantine(&self, envelope: Envelope, now: Duration) -> Publish {
+        self.to(Names::quarantine_key(&self.queue), envelope, now)
+    }
+
+    fn to(&self, key: Name, envelope: Envelope, now: Duration) -> Publish {
         let expiration = envelope.deadline.map(|deadline| deadline.saturating_sub(now));
         let mut message = envelope.seal();
         message.expiration = expiration.filter(|expiration| *expiration <= LONGEST_EXPIRATION);
-        Publish {
-            exchange: self.tasks.clone(),
-            key: self.keys[lane as usize].clone(),
-            mandatory: true,
-            message,
-        }
+        Publish { exchange: self.tasks.clone(), key, mandatory: true, message }
     }
 }

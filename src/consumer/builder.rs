@@ -12,9 +12,12 @@ use super::Consumer;
 use super::dispatcher::Dispatcher;
 use super::executor::Executor;
 use super::intake::Intake;
+use super::quarantine::Quarantine;
 use super::registry::BlockingHandler;
 use super::registry::FnHandler;
 use super::registry::Registry;
+use super::suspicion::LEAST_CRASH_LIMIT;
+use super::ward::Ward;
 use crate::broker::Broker;
 use crate::error::Error;
 use crate::error::Result;
@@ -37,6 +40,7 @@ pub struct ConsumerBuilder {
     defaults: QueueSettings,
     retry: RetryPolicy,
     picker: Picker,
+    crash_limit: u32,
     grace: Duration,
     declares: bool,
 }
@@ -84,6 +88,7 @@ impl ConsumerBuilder {
             defaults: QueueSettings::default(),
             retry: RetryPolicy::default(),
             picker: Picker::default(),
+            crash_limit: 5,
             grace: Duration::from_secs(30),
             declares: true,
         }
@@ -159,6 +164,18 @@ impl ConsumerBuilder {
         self
     }
 
+    /// How often a task is started that never ends because its process dies each time, before it is dead-lettered
+    /// ([`DeadReason::Crashed`](crate::DeadReason::Crashed)). Defaults to 5; at least 3.
+    ///
+    /// A process that dies gives back all that it had, and the broker cannot tell who is to blame. So a task that came
+    /// back twice is started apart: from the queue's quarantine, one at a time for each consumer, in a slot of its own.
+    /// There an innocent one ends; one that kills its process uses up its starts. A lost connection counts like a death,
+    /// a shutdown does not.
+    pub fn crash_limit(mut self, starts: u32) -> Self {
+        self.crash_limit = starts.max(LEAST_CRASH_LIMIT);
+        self
+    }
+
     /// How long running tasks may take to finish when the consumer is shut down. Defaults to 30 s.
     pub fn shutdown_grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
@@ -188,18 +205,30 @@ impl ConsumerBuilder {
             }
             let (concurrency, prefetch) = settings.resolve(self.defaults);
             let intake = subscribe(&self.broker, &queue, prefetch, self.picker.clone()).await?;
-            let (registry, stop) = (registry.clone(), stop.clone());
-            let executor = Executor::new(&self.broker, registry, self.retry, queue, stop.clone());
-            started.push(Dispatcher {
-                intake,
-                executor: Arc::new(executor),
-                concurrency,
-                stop,
+            let executor = || {
+                let (registry, stop) = (registry.clone(), stop.clone());
+                Arc::new(Executor::new(&self.broker, registry, self.retry, queue.clone(), stop))
+            };
+            let quarantine = Arc::new(Quarantine::new(&self.broker, queue.clone(), self.crash_limit));
+            let ward = Ward {
+                quarantine: quarantine.clone(),
+                executor: executor(),
+                stop: stop.clone(),
                 grace: self.grace,
-            });
+            };
+            let dispatcher = Dispatcher {
+                intake,
+                executor: executor(),
+                quarantine,
+                concurrency,
+                stop: stop.clone(),
+                grace: self.grace,
+            };
+            started.push((dispatcher, ward));
         }
-        for dispatcher in started {
+        for (dispatcher, ward) in started {
             dispatchers.spawn(dispatcher.run());
+            dispatchers.spawn(ward.run());
         }
         Ok(Consumer::new(stop, dispatchers))
     }

@@ -13,6 +13,8 @@
 //! - [`intake`] holds what was delivered and not started: at most `prefetch` for each lane.
 //! - [`ready`] is what of that may start, of one lane, the most pressing first.
 //! - [`dispatcher`] waits for a slot, takes the next delivery, starts an attempt.
+//! - [`suspicion`] decides, purely, about what came back without an end; [`quarantine`] takes it in, and the [`ward`]
+//!   starts it there, apart from all others.
 //! - [`pace`] spares attempts that take microseconds a task of their own.
 //! - [`executor`] is one attempt as a straight line; [`settle`] decides, purely, what becomes of its task.
 //! - [`sequel`] publishes what follows, and acknowledges then.
@@ -26,11 +28,14 @@ mod dispatcher;
 mod executor;
 mod intake;
 mod pace;
+mod quarantine;
 mod ready;
 mod receipt;
 mod registry;
 mod sequel;
 mod settle;
+mod suspicion;
+mod ward;
 
 use std::future::Future;
 

@@ -134,11 +134,13 @@ mod tests {
         }
     }
 
+    /// When it arrives and how long after that its deadline is, if it has one, in seconds.
+    type Task = (u64, Option<u64>);
+
     const NONE: Option<u64> = None;
 
-    /// In what order these start, if each arrives so many seconds after the first and has its deadline, if any, so many
-    /// seconds after that.
-    async fn order(tasks: &[(u64, Option<u64>)]) -> Vec<usize> {
+    /// In what order these start.
+    async fn order(tasks: &[Task]) -> Vec<usize> {
         let (clock, mut ready) = (Clock::tokio(), Ready::default());
         let (start, begun) = (tokio::time::Instant::now(), clock.now());
         for (number, (arrival, deadline)) in tasks.iter().enumerate() {
@@ -159,7 +161,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_earliest_deadline_starts_first_and_none_starves() {
-        let table: [(&[(u64, Option<u64>)], &[usize]); 10] = [
+        let table: [(&[Task], &[usize]); 10] = [
             (&[], &[]),
             (&[(0, NONE), (0, NONE), (0, NONE)], &[0, 1, 2]),
             (&[(0, Some(30)), (0, Some(10)), (0, Some(20))], &[1, 2, 0]),
