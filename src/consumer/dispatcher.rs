@@ -74,7 +74,9 @@ impl Dispatcher {
         self.drain(running).await
     }
 
-    async fn drain(mut self, running: JoinSet<Report>) -> Vec<ShutdownEntry> {
+    async fn drain(mut self, mut running: JoinSet<Report>) -> Vec<ShutdownEntry> {
+        // What ended before is nothing that the shutdown found.
+        while running.try_join_next().is_some() {}
         let unstarted = self.intake.cancel().await;
         let mut entries: Vec<ShutdownEntry> = unstarted.iter().map(ShutdownEntry::unstarted).collect();
         entries.extend(finish(running, &self.executor, self.grace).await);

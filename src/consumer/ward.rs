@@ -45,10 +45,13 @@ impl Ward {
         let (caught, mut entries) = (Arc::new(Caught::default()), Vec::new());
         while let Some(delivery) = self.stop.run_until_cancelled(subscription.next()).await.flatten() {
             let mut attempt = Box::pin(self.start(delivery, &caught));
-            if self.stop.run_until_cancelled(&mut attempt).await.is_some() {
-                continue;
-            }
-            if let Ok(Report { id, name, outcome }) = tokio::time::timeout(self.grace, attempt).await {
+            let ended = match self.stop.run_until_cancelled(&mut attempt).await {
+                Some(report) => Some(report),
+                None => tokio::time::timeout(self.grace, attempt).await.ok(),
+            };
+            if let Some(Report { id, name, outcome }) = ended
+                && self.stop.is_cancelled()
+            {
                 entries.push(ShutdownEntry { id, name, fate: Fate::Finished(outcome) });
             }
         }

@@ -6,6 +6,7 @@ mod bad_input;
 mod consume;
 mod enqueue;
 mod output;
+mod quarantine;
 mod retry;
 mod shutdown;
 mod support;
