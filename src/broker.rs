@@ -133,6 +133,17 @@ impl Broker {
         Ok(waiting)
     }
 
+    /// How many tasks of `queue` wait in quarantine: they came back twice without an end, and are started one at a time
+    /// by each consumer, so that the next crash tells which of them it is. See
+    /// [`crash_limit`](crate::ConsumerBuilder::crash_limit).
+    ///
+    /// # Errors
+    ///
+    /// As for [`waiting`](Self::waiting).
+    pub async fn quarantined(&self, queue: &str) -> Result<u64> {
+        self.depth(&self.0.names.quarantine(&QueueName::new(queue)?)).await
+    }
+
     /// How many dead letters `queue` has.
     ///
     /// # Errors
@@ -172,6 +183,11 @@ impl Broker {
     /// The way into `queue`.
     pub(crate) fn route(&self, queue: QueueName) -> Route {
         Route::new(&self.0.names, queue, self.0.urgent_within)
+    }
+
+    /// Whether the lanes count how often a message came back.
+    pub(crate) fn counts_returns(&self) -> bool {
+        self.0.defaults.replication.counts_returns()
     }
 
     pub(crate) fn clock(&self) -> Clock {
@@ -287,9 +303,13 @@ impl BrokerBuilder {
         self
     }
 
-    /// How often the broker delivers a task that comes back without a result, for example because its consumer crashed
-    /// or lost its connection, before it is dead-lettered. Defaults to 20, which is also RabbitMQ 4's. At least 1. Only
-    /// quorum queues count. All processes of a namespace must agree.
+    /// How often a task may come back to a queue without having been started, because the consumer that held it was
+    /// shut down, crashed or lost its connection, before the broker dead-letters it. Defaults to 100: more than the
+    /// processes of a rolling deployment that hand it from one to the next. At least 1. Only quorum queues count. All
+    /// processes of a namespace must agree.
+    ///
+    /// What was started is ended by [`crash_limit`](crate::ConsumerBuilder::crash_limit) long before; this is the last
+    /// guard, for what kills a consumer before it can look at it.
     pub fn delivery_limit(mut self, deliveries: u32) -> Self {
         self.defaults.delivery_limit = deliveries.max(1);
         self

@@ -17,6 +17,7 @@
 //! | `taskhare-deadline` | not to be started after, in milliseconds since the Unix epoch; absent: never too late |
 //! | `taskhare-run-timeout` | how long one attempt may take, in milliseconds; absent: what its consumer allows |
 //! | `taskhare-revision` | which of several copies of a rescheduled task this is; absent: 0 |
+//! | `taskhare-returned` | how often it came back without an end before this message; absent: 0 |
 //! | `taskhare-unique` | the key of which there may be one task at a time; absent: none |
 //! | `taskhare-error` | the last failure, at most 2 KiB |
 //! | `taskhare-queue` | of a delayed task or a dead letter: its queue |
@@ -54,6 +55,7 @@ const HOLD: &str = "taskhare-hold";
 const DEADLINE: &str = "taskhare-deadline";
 const RUN_TIMEOUT: &str = "taskhare-run-timeout";
 const REVISION: &str = "taskhare-revision";
+const RETURNED: &str = "taskhare-returned";
 const UNIQUE: &str = "taskhare-unique";
 const ERROR: &str = "taskhare-error";
 const REASON: &str = "taskhare-reason";
@@ -61,8 +63,20 @@ const DEAD_AT: &str = "taskhare-dead-at";
 const QUEUE: &str = "taskhare-queue";
 
 /// The headers that are fields of an [`Envelope`], or follow from where it goes.
-const OURS: [&str; 11] =
-    [ENQUEUED_AT, ATTEMPT, MAX_ATTEMPTS, PRIORITY, DUE, HOLD, DEADLINE, RUN_TIMEOUT, REVISION, UNIQUE, QUEUE];
+const OURS: [&str; 12] = [
+    ENQUEUED_AT,
+    ATTEMPT,
+    MAX_ATTEMPTS,
+    PRIORITY,
+    DUE,
+    HOLD,
+    DEADLINE,
+    RUN_TIMEOUT,
+    REVISION,
+    RETURNED,
+    UNIQUE,
+    QUEUE,
+];
 
 /// How much of an error travels with a task, in bytes.
 const LONGEST_ERROR: usize = 2048;
@@ -82,6 +96,9 @@ pub(crate) struct Envelope {
     pub(crate) deadline: Option<Duration>,
     pub(crate) run_timeout: Option<Duration>,
     pub(crate) revision: u32,
+    /// How often it came back without an end since its last attempt that had one; the broker's own count, which each
+    /// message begins anew, comes on top.
+    pub(crate) returned: u32,
     pub(crate) unique: Option<String>,
     pub(crate) reply_to: Option<String>,
     pub(crate) payload: Vec<u8>,
@@ -105,6 +122,16 @@ pub(crate) fn due(message: &Message) -> Option<(Duration, Option<Duration>)> {
 /// Writes on a message for which queue it is, for whoever finds it where its key does not tell.
 pub(crate) fn address(message: &mut Message, queue: &str) {
     message.headers.insert(QUEUE, queue);
+}
+
+/// After when a message must not be started, read without opening it.
+pub(crate) fn deadline(message: &Message) -> Option<Duration> {
+    milliseconds(&message.headers, DEADLINE)
+}
+
+/// How often a task came back without an end before this message, read without opening it.
+pub(crate) fn returned(message: &Message) -> u32 {
+    message.headers.get(RETURNED).and_then(positive).unwrap_or(0)
 }
 
 impl Envelope {
@@ -135,6 +162,9 @@ impl Envelope {
         }
         if self.revision > 0 {
             headers.insert(REVISION, i64::from(self.revision));
+        }
+        if self.returned > 0 {
+            headers.insert(RETURNED, i64::from(self.returned));
         }
         if let Some(key) = self.unique {
             headers.insert(UNIQUE, key);
@@ -227,6 +257,7 @@ impl Envelope {
             deadline: milliseconds(headers, DEADLINE),
             run_timeout: milliseconds(headers, RUN_TIMEOUT),
             revision: headers.get(REVISION).and_then(positive).unwrap_or(0),
+            returned: returned(message),
             unique: headers.get(UNIQUE).and_then(Value::as_text).map(str::to_owned),
             reply_to: None,
             payload: Vec::new(),
@@ -237,6 +268,7 @@ impl Envelope {
     /// The same task for its next attempt.
     pub(crate) fn retry(mut self, due: Duration, error: &str) -> Self {
         self.attempt = self.attempt.saturating_add(1);
+        self.returned = 0;
         (self.due, self.hold) = (Some(due), None);
         self.rest.insert(ERROR, excerpt(error));
         self
@@ -254,6 +286,7 @@ pub(crate) fn dead_letter(
     message.expiration = None;
     message.headers.strip_broker_headers();
     message.headers.remove(HOLD);
+    message.headers.remove(RETURNED);
     message.headers.insert(REASON, reason.as_str());
     message.headers.insert(ERROR, excerpt(error));
     message.headers.insert(QUEUE, queue);
@@ -313,6 +346,7 @@ mod tests {
             deadline: None,
             run_timeout: None,
             revision: 0,
+            returned: 0,
             unique: None,
             reply_to: None,
             payload: vec![0xc0],
@@ -332,6 +366,7 @@ mod tests {
             deadline: Some(Duration::from_millis(1_700_000_010_999)),
             run_timeout: Some(Duration::from_millis(500)),
             revision: 2,
+            returned: 3,
             unique: Some("user-7".to_owned()),
             reply_to: Some("here".to_owned()),
             rest: [("tenant", "blue")].into_iter().collect(),

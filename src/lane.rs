@@ -75,25 +75,46 @@ impl fmt::Display for Lane {
     }
 }
 
-/// Chooses the lane to take the next task from: smooth weighted round robin over the lanes that have one.
+/// Chooses the lane to take the next task from: smooth weighted round robin over the lanes that have one, or strictly
+/// the most urgent of them.
 ///
-/// While all three have work, of 21 tasks 16 are urgent, 4 normal and 1 low, evenly spread; an empty lane's share goes
-/// to the others. So a lane with work is served at least once in 21 tasks, and none is starved.
-#[derive(Debug, Default)]
+/// By the weights 16, 4, 1 and while all three have work, of 21 tasks 16 are urgent, 4 normal and 1 low, evenly spread;
+/// an empty lane's share goes to the others. So a lane with work is served at least once in as many tasks as the
+/// weights add up to, and none is starved.
+#[derive(Clone, Debug)]
 pub(crate) struct Picker {
+    /// `None`: strictly.
+    weights: Option<[i32; 3]>,
     credit: [i32; 3],
 }
 
+impl Default for Picker {
+    fn default() -> Self {
+        Self::weighted([16, 4, 1])
+    }
+}
+
 impl Picker {
-    const WEIGHTS: [i32; 3] = [16, 4, 1];
+    /// By these weights, each taken as at least 1.
+    pub(crate) fn weighted(weights: [u16; 3]) -> Self {
+        Self { weights: Some(weights.map(|weight| i32::from(weight.max(1)))), credit: [0; 3] }
+    }
+
+    /// A lane is served only while all more urgent ones are empty.
+    pub(crate) fn strict() -> Self {
+        Self { weights: None, credit: [0; 3] }
+    }
 
     /// The index in [`Lane::ALL`] of the next lane, among those with `waiting` set.
     pub(crate) fn pick(&mut self, waiting: [bool; 3]) -> Option<usize> {
+        let Some(weights) = self.weights else {
+            return waiting.iter().position(|is_waiting| *is_waiting);
+        };
         let mut total = 0;
         let mut best = None;
         for lane in (0..3).filter(|&lane| waiting[lane]) {
-            total += Self::WEIGHTS[lane];
-            self.credit[lane] += Self::WEIGHTS[lane];
+            total += weights[lane];
+            self.credit[lane] += weights[lane];
             if best.is_none_or(|best: usize| self.credit[lane] > self.credit[best]) {
                 best = Some(lane);
             }
@@ -108,6 +129,14 @@ impl Picker {
 mod tests {
     use super::*;
 
+    fn served(mut picker: Picker, waiting: [bool; 3]) -> [usize; 3] {
+        let mut served = [0; 3];
+        for _ in 0..210 {
+            served[picker.pick(waiting).unwrap()] += 1;
+        }
+        served
+    }
+
     #[test]
     fn lanes_are_drained_by_weight_and_an_empty_lane_gives_its_share_away() {
         for (waiting, expected) in [
@@ -116,28 +145,50 @@ mod tests {
             ([false, true, true], [0, 168, 42]),
             ([false, false, true], [0, 0, 210]),
         ] {
-            let mut picker = Picker::default();
-            let mut served = [0; 3];
-            for _ in 0..210 {
-                served[picker.pick(waiting).unwrap()] += 1;
-            }
-            assert_eq!(served, expected, "{waiting:?}");
+            assert_eq!(served(Picker::default(), waiting), expected, "{waiting:?}");
         }
         assert_eq!(Picker::default().pick([false; 3]), None);
     }
 
     #[test]
-    fn a_lane_with_work_waits_for_at_most_twenty_others() {
-        let mut picker = Picker::default();
-        // Whatever happened before …
-        for turn in 0..1000 {
-            picker.pick([turn % 3 == 0, turn % 2 == 0, turn % 7 == 0]);
+    fn other_weights_are_other_shares_and_none_is_nothing() {
+        for (weights, expected) in
+            [([1, 1, 1], [70, 70, 70]), ([4, 2, 1], [120, 60, 30]), ([0, 0, 5], [30, 30, 150])]
+        {
+            assert_eq!(served(Picker::weighted(weights), [true; 3]), expected, "{weights:?}");
         }
-        // … the lowest lane comes within one round of the weights' sum.
-        let mut since = 0;
-        for _ in 0..500 {
-            since = if picker.pick([true; 3]) == Some(2) { 0 } else { since + 1 };
-            assert!(since <= 20, "the low lane waited for {since} others");
+    }
+
+    #[test]
+    fn strictly_the_most_urgent_lane_with_work_is_served() {
+        for (waiting, expected) in [
+            ([true, true, true], [210, 0, 0]),
+            ([false, true, true], [0, 210, 0]),
+            ([false, false, true], [0, 0, 210]),
+        ] {
+            assert_eq!(served(Picker::strict(), waiting), expected, "{waiting:?}");
+        }
+        assert_eq!(Picker::strict().pick([false; 3]), None);
+    }
+
+    #[test]
+    fn a_lane_with_work_waits_for_fewer_others_than_the_weights_add_up_to() {
+        for weights in [[16, 4, 1], [1, 1, 1], [7, 5, 2], [100, 10, 1], [1, 4, 16], [1000, 1, 1]] {
+            let mut picker = Picker::weighted(weights);
+            // Whatever happened before …
+            for turn in 0..1000 {
+                picker.pick([turn % 3 == 0, turn % 2 == 0, turn % 7 == 0]);
+            }
+            // … each lane comes within one round of the weights' sum.
+            let round: u16 = weights.iter().sum();
+            let mut since = [0; 3];
+            for _ in 0..5000 {
+                let picked = picker.pick([true; 3]).unwrap();
+                for (lane, since) in since.iter_mut().enumerate() {
+                    *since = if lane == picked { 0 } else { *since + 1 };
+                    assert!(*since < round, "{weights:?}: lane {lane} waited for {since} others");
+                }
+            }
         }
     }
 

@@ -52,11 +52,7 @@ impl Route {
         let arrival = now + passage.map_or(Duration::ZERO, Passage::time);
         envelope.hold = envelope.due.and_then(|due| due.checked_sub(arrival));
         let Some(passage) = passage else {
-            let expiration = envelope.deadline.map(|deadline| deadline.saturating_sub(now));
-            let mut message = envelope.seal();
-            message.expiration = expiration.filter(|expiration| *expiration <= LONGEST_EXPIRATION);
-            let (exchange, key) = (self.tasks.clone(), self.keys[lane as usize].clone());
-            return Publish { exchange, key, mandatory: true, message };
+            return self.to(self.keys[lane as usize].clone(), envelope, now);
         };
         // Without an expiration: the shorter of two times to live counts, and the wheel's is to.
         let mut message = envelope.seal();
@@ -67,6 +63,18 @@ impl Route {
             mandatory: true,
             message,
         }
+    }
+
+    /// The same task, to be started apart from all others.
+    pub(crate) fn quarantine(&self, envelope: Envelope, now: Duration) -> Publish {
+        self.to(Names::quarantine_key(&self.queue), envelope, now)
+    }
+
+    fn to(&self, key: Name, envelope: Envelope, now: Duration) -> Publish {
+        let expiration = envelope.deadline.map(|deadline| deadline.saturating_sub(now));
+        let mut message = envelope.seal();
+        message.expiration = expiration.filter(|expiration| *expiration <= LONGEST_EXPIRATION);
+        Publish { exchange: self.tasks.clone(), key, mandatory: true, message }
     }
 }
 
@@ -106,6 +114,7 @@ mod tests {
             deadline: deadline.map(|ms| NOW + Duration::from_millis(ms)),
             run_timeout: None,
             revision: 0,
+            returned: 0,
             unique: None,
             reply_to: None,
             payload: Vec::new(),

@@ -13,9 +13,12 @@ use super::dispatcher::Dispatcher;
 use super::executor::Executor;
 use super::intake::Intake;
 use super::put_back::PutBack;
+use super::quarantine::Quarantine;
 use super::registry::BlockingHandler;
 use super::registry::FnHandler;
 use super::registry::Registry;
+use super::suspicion::LEAST_CRASH_LIMIT;
+use super::ward::Ward;
 use crate::broker::Broker;
 use crate::error::Error;
 use crate::error::Result;
@@ -23,6 +26,7 @@ use crate::handler::TaskContext;
 use crate::handler::TaskError;
 use crate::handler::TaskHandler;
 use crate::lane::Lane;
+use crate::lane::Picker;
 use crate::retry::RetryPolicy;
 use crate::task::Task;
 use crate::topology::QueueName;
@@ -36,6 +40,8 @@ pub struct ConsumerBuilder {
     queues: Vec<(String, QueueSettings)>,
     defaults: QueueSettings,
     retry: RetryPolicy,
+    picker: Picker,
+    crash_limit: u32,
     grace: Duration,
     declares: bool,
 }
@@ -82,6 +88,8 @@ impl ConsumerBuilder {
             queues: Vec::new(),
             defaults: QueueSettings::default(),
             retry: RetryPolicy::default(),
+            picker: Picker::default(),
+            crash_limit: 5,
             grace: Duration::from_secs(30),
             declares: true,
         }
@@ -142,6 +150,33 @@ impl ConsumerBuilder {
         self
     }
 
+    /// In what proportion tasks are taken from the lanes of a queue while all of them have some; an empty lane's share
+    /// goes to the others. Defaults to 16, 4, 1; 0 is taken as 1, so that each lane moves: of as many tasks as the
+    /// weights add up to, each lane with work has its weight.
+    pub fn lane_weights(mut self, urgent: u16, normal: u16, low: u16) -> Self {
+        self.picker = Picker::weighted([urgent, normal, low]);
+        self
+    }
+
+    /// Takes a normal task only while no urgent one is at hand, and a low one only while there is neither: under steady
+    /// urgent load nothing else moves. Instead of [`lane_weights`](Self::lane_weights).
+    pub fn strict_lanes(mut self) -> Self {
+        self.picker = Picker::strict();
+        self
+    }
+
+    /// How often a task is started that never ends because its process dies each time, before it is dead-lettered
+    /// ([`DeadReason::Crashed`](crate::DeadReason::Crashed)). Defaults to 5; at least 3.
+    ///
+    /// A process that dies gives back all that it had, and the broker cannot tell who is to blame. So a task that came
+    /// back twice is started apart: from the queue's quarantine, one at a time for each consumer, in a slot of its own.
+    /// There an innocent one ends; one that kills its process uses up its starts. A lost connection counts like a death,
+    /// a shutdown does not.
+    pub fn crash_limit(mut self, starts: u32) -> Self {
+        self.crash_limit = starts.max(LEAST_CRASH_LIMIT);
+        self
+    }
+
     /// How long running tasks may take to finish when the consumer is shut down. Defaults to 30 s.
     pub fn shutdown_grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
@@ -174,19 +209,31 @@ impl ConsumerBuilder {
                 self.broker.declare(&queue).await?;
             }
             let (concurrency, prefetch) = settings.resolve(self.defaults);
-            let intake = subscribe(&self.broker, &queue, prefetch).await?;
-            let (registry, stop) = (registry.clone(), stop.clone());
-            let executor = Executor::new(&self.broker, registry, self.retry, queue, stop.clone());
-            started.push(Dispatcher {
-                intake,
-                executor: Arc::new(executor),
-                concurrency,
-                stop,
+            let intake = subscribe(&self.broker, &queue, prefetch, self.picker.clone()).await?;
+            let executor = || {
+                let (registry, stop) = (registry.clone(), stop.clone());
+                Arc::new(Executor::new(&self.broker, registry, self.retry, queue.clone(), stop))
+            };
+            let quarantine = Arc::new(Quarantine::new(&self.broker, queue.clone(), self.crash_limit));
+            let ward = Ward {
+                quarantine: quarantine.clone(),
+                executor: executor(),
+                stop: stop.clone(),
                 grace: self.grace,
-            });
+            };
+            let dispatcher = Dispatcher {
+                intake,
+                executor: executor(),
+                quarantine,
+                concurrency,
+                stop: stop.clone(),
+                grace: self.grace,
+            };
+            started.push((dispatcher, ward));
         }
-        for dispatcher in started {
+        for (dispatcher, ward) in started {
             dispatchers.spawn(dispatcher.run());
+            dispatchers.spawn(ward.run());
         }
         Ok(Consumer::new(stop, dispatchers))
     }
@@ -212,7 +259,7 @@ impl ConsumerBuilder {
 }
 
 /// Subscribes to all lanes of `queue`.
-async fn subscribe(broker: &Broker, queue: &QueueName, prefetch: u16) -> Result<Intake> {
+async fn subscribe(broker: &Broker, queue: &QueueName, prefetch: u16, picker: Picker) -> Result<Intake> {
     let lane = async |lane: Lane| {
         let tag = format!("{queue} {lane}");
         let subscribe = Subscribe::new(broker.names().lane(queue, lane), prefetch, tag);
@@ -220,7 +267,7 @@ async fn subscribe(broker: &Broker, queue: &QueueName, prefetch: u16) -> Result<
     };
     let subscriptions = [lane(Lane::Urgent).await?, lane(Lane::Normal).await?, lane(Lane::Low).await?];
     let put_back = PutBack::new(broker, queue.clone());
-    Ok(Intake::new(subscriptions, prefetch, put_back, broker.clock()))
+    Ok(Intake::new(subscriptions, prefetch, picker, put_back, broker.clock()))
 }
 
 impl fmt::Debug for ConsumerBuilder {

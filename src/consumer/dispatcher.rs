@@ -1,5 +1,5 @@
-//! [`Dispatcher`]: one loop per queue. Waits for a slot, takes the next delivery, starts an attempt; and the drain at
-//! the end.
+//! [`Dispatcher`]: one loop per queue. Waits for a slot, takes the next delivery, starts an attempt, unless it is under
+//! suspicion; and the drain at the end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,15 +13,16 @@ use super::executor::Executor;
 use super::intake::Intake;
 use super::pace::Pace;
 use super::pace::Paced;
+use super::quarantine::Quarantine;
 use super::receipt::Fate;
 use super::receipt::Report;
 use super::receipt::ShutdownEntry;
-use crate::transport::Delivery;
 
 /// Starts the tasks of one queue while slots are free.
 pub(super) struct Dispatcher {
     pub(super) intake: Intake,
     pub(super) executor: Arc<Executor>,
+    pub(super) quarantine: Arc<Quarantine>,
     pub(super) concurrency: usize,
     pub(super) stop: CancellationToken,
     pub(super) grace: Duration,
@@ -43,6 +44,15 @@ impl Dispatcher {
                 let Some(delivery) = self.intake.next().await else {
                     return;
                 };
+                if self.quarantine.suspects(&delivery) {
+                    let quarantine = self.quarantine.clone();
+                    running.spawn(async move {
+                        let report = quarantine.move_on(delivery).await;
+                        drop(slot);
+                        report
+                    });
+                    continue;
+                }
                 let mut attempt = Paced::new(self.executor.clone().run(delivery), &pace);
                 if pace.is_quick() && (&mut attempt).now_or_never().is_some() {
                     free = Some(slot);
@@ -64,24 +74,17 @@ impl Dispatcher {
         self.drain(running).await
     }
 
-    async fn drain(mut self, running: JoinSet<Report>) -> Vec<ShutdownEntry> {
+    async fn drain(mut self, mut running: JoinSet<Report>) -> Vec<ShutdownEntry> {
+        // What ended before is nothing that the shutdown found.
+        while running.try_join_next().is_some() {}
         let unstarted = self.intake.cancel().await;
-        let mut entries: Vec<ShutdownEntry> = unstarted.iter().map(unstarted_entry).collect();
+        let mut entries: Vec<ShutdownEntry> = unstarted.iter().map(ShutdownEntry::unstarted).collect();
         entries.extend(finish(running, &self.executor, self.grace).await);
         self.intake.close().await;
         // Only now, as with what was handed back: the closed channel has returned all of it in its order, and to settle
         // it means nothing any more.
         drop(unstarted);
         entries
-    }
-}
-
-fn unstarted_entry(delivery: &Delivery) -> ShutdownEntry {
-    let message = &delivery.message;
-    ShutdownEntry {
-        id: message.id.as_deref().and_then(|id| id.parse().ok()),
-        name: message.kind.clone().unwrap_or_default(),
-        fate: Fate::Unstarted,
     }
 }
 

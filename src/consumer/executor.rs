@@ -77,7 +77,7 @@ impl Executor {
                 return Box::pin(self.sequel.bury_unknown(delivery, envelope)).await;
             };
             let unfinished = Unfinished { id: envelope.id, name, aborted: &self.aborted };
-            let ctx = self.context(&envelope, name, delivery.redelivered);
+            let ctx = self.context(&envelope, name, delivery.redelivered || envelope.returned > 0);
             let outcome = match AssertUnwindSafe(handler.run(&envelope.payload, &ctx)).catch_unwind().await {
                 Ok(Ok(_)) if envelope.reply_to.is_none() => {
                     delivery.ack();

@@ -1,6 +1,5 @@
 //! [`Intake`]: the deliveries of one queue, from its three lanes, in the order in which they are to be started.
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::task::Context;
 use std::task::Poll;
@@ -9,6 +8,7 @@ use super::held::Held;
 use super::held::Room;
 use super::held::Turn;
 use super::put_back::PutBack;
+use super::ready::Ready;
 use crate::clock::Clock;
 use crate::lane::Picker;
 use crate::transport::Delivery;
@@ -27,7 +27,7 @@ pub(super) struct Intake {
 struct LaneIntake {
     subscription: Box<dyn Subscription>,
     room: Room,
-    ready: VecDeque<Delivery>,
+    ready: Ready,
     ended: bool,
 }
 
@@ -36,6 +36,7 @@ impl Intake {
     pub(super) fn new(
         subscriptions: [Box<dyn Subscription>; 3],
         prefetch: u16,
+        picker: Picker,
         put_back: PutBack,
         clock: Clock,
     ) -> Self {
@@ -43,10 +44,10 @@ impl Intake {
             lanes: subscriptions.map(|subscription| LaneIntake {
                 subscription,
                 room: Room::new(prefetch),
-                ready: VecDeque::new(),
+                ready: Ready::default(),
                 ended: false,
             }),
-            picker: Picker::default(),
+            picker,
             held: Held::new(clock),
             put_back,
             clock,
@@ -61,17 +62,11 @@ impl Intake {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
         self.receive(cx);
         while let Some((lane, delivery)) = self.held.poll_due(cx) {
-            self.lanes[lane].ready.push_back(delivery);
+            self.lanes[lane].ready.push(delivery, self.clock);
         }
-        for lane in &mut self.lanes {
-            // They come again, here or elsewhere: started now, they would run twice.
-            while lane.ready.front().is_some_and(Delivery::is_lost) {
-                lane.ready.pop_front();
-            }
-        }
-        let waiting = [0, 1, 2].map(|lane: usize| !self.lanes[lane].ready.is_empty());
+        let waiting = [0, 1, 2].map(|lane: usize| self.lanes[lane].ready.is_waiting());
         if let Some(lane) = self.picker.pick(waiting) {
-            return Poll::Ready(self.lanes[lane].ready.pop_front());
+            return Poll::Ready(self.lanes[lane].ready.pop());
         }
         if self.held.is_empty() && self.lanes.iter().all(|lane| lane.ended) {
             return Poll::Ready(None);
@@ -90,7 +85,7 @@ impl Intake {
                     },
                     Poll::Ready(None) => lane.ended = true,
                     Poll::Ready(Some(delivery)) => match Turn::of(&delivery, || self.clock.now()) {
-                        Turn::Now => lane.ready.push_back(delivery),
+                        Turn::Now => lane.ready.push(delivery, self.clock),
                         Turn::At(start) => self.held.hold(start, index, delivery),
                         Turn::TooEarly => self.put_back.start(delivery),
                     },
@@ -104,7 +99,7 @@ impl Intake {
         let mut unstarted = Vec::new();
         for lane in &mut self.lanes {
             lane.subscription.cancel().await;
-            unstarted.extend(lane.ready.drain(..));
+            unstarted.extend(lane.ready.drain());
             while let Some(delivery) = lane.subscription.next().await {
                 unstarted.push(delivery);
             }
@@ -124,6 +119,7 @@ impl Intake {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
     use std::sync::Arc;
     use std::sync::atomic::AtomicBool;
     use std::sync::atomic::Ordering::Relaxed;
@@ -175,7 +171,7 @@ mod tests {
         let lanes: [Box<dyn Subscription>; 3] =
             [Box::<Given>::default(), Box::new(normal), Box::<Given>::default()];
         let put_back = PutBack::new(&Broker::in_process(), QueueName::new("mail").unwrap());
-        let mut intake = Intake::new(lanes, 10, put_back, Clock::tokio());
+        let mut intake = Intake::new(lanes, 10, Picker::default(), put_back, Clock::tokio());
         assert_eq!(intake.next().await.unwrap().message, message("a"));
         old.0.store(true, Relaxed);
         assert_eq!(intake.next().await.unwrap().message, message("b again"));

@@ -12,7 +12,10 @@
 //!
 //! - [`intake`] has what was delivered and not started: at most `prefetch` for each lane.
 //! - [`held`] keeps what is not due yet, and [`put_back`] returns to the delay wheel what is not due for long.
+//! - [`ready`] is what of that may start, of one lane, the most pressing first.
 //! - [`dispatcher`] waits for a slot, takes the next delivery, starts an attempt.
+//! - [`suspicion`] decides, purely, about what came back without an end; [`quarantine`] takes it in, and the [`ward`]
+//!   starts it there, apart from all others.
 //! - [`pace`] spares attempts that take microseconds a task of their own.
 //! - [`executor`] is one attempt as a straight line; [`settle`] decides, purely, what becomes of its task.
 //! - [`sequel`] publishes what follows, and acknowledges then.
@@ -28,10 +31,14 @@ mod held;
 mod intake;
 mod pace;
 mod put_back;
+mod quarantine;
+mod ready;
 mod receipt;
 mod registry;
 mod sequel;
 mod settle;
+mod suspicion;
+mod ward;
 
 use std::future::Future;
 

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use crate::outcome::Outcome;
 use crate::task::TaskId;
+use crate::transport::Delivery;
 
 /// How an attempt ended, as the dispatcher hears of it.
 #[derive(Clone, Debug)]
@@ -32,6 +33,17 @@ pub struct ShutdownEntry {
     pub name: Cow<'static, str>,
     /// What became of it.
     pub fate: Fate,
+}
+
+impl ShutdownEntry {
+    pub(super) fn unstarted(delivery: &Delivery) -> Self {
+        let message = &delivery.message;
+        Self {
+            id: message.id.as_deref().and_then(|id| id.parse().ok()),
+            name: message.kind.clone().unwrap_or_default(),
+            fate: Fate::Unstarted,
+        }
+    }
 }
 
 /// What became of a task in a shutdown.

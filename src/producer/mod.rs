@@ -127,6 +127,7 @@ impl Producer {
             deadline: None,
             run_timeout: None,
             revision: 0,
+            returned: 0,
             unique: None,
             reply_to: output.as_ref().map(|output| output.reply_to().to_owned()),
             payload,

@@ -4,8 +4,8 @@
 //!                      {ns}.tasks (direct)                          {ns}.dead (direct)
 //!   enqueue ──────────►  key {queue}.urgent ──► {ns}.{queue}.urgent ──┐  key {queue}
 //!                        key {queue}.normal ──► {ns}.{queue}.normal ──┼──────────────► {ns}.{queue}.dead
-//!                        key {queue}.low    ──► {ns}.{queue}.low    ──┘  over the delivery limit,
-//!                                                                        or dead-lettered by the consumer
+//!                        key {queue}.low    ──► {ns}.{queue}.low    ──┤  over the delivery limit,
+//!   consumer ─────────►  key {queue}.quarantine ► {ns}.….quarantine ──┘  or dead-lettered by the consumer
 //!
 //!           {ns}.delay.15 (topic) ─ 1 ──► {ns}.delay.15.1 ──┐ after 1, 2 or 3 times 4^15 × 64 ms
 //!   later ►   the 1st word of the ─ 2 ──► {ns}.delay.15.2 ──┤
@@ -148,7 +148,7 @@ impl Default for QueueDefaults {
     fn default() -> Self {
         Self {
             replication: Replication::default(),
-            delivery_limit: 20,
+            delivery_limit: 100,
             dead_letter_age: Duration::from_secs(30 * 24 * 60 * 60),
         }
     }
@@ -179,6 +179,13 @@ impl QueueDefaults {
 /// How many tasks are kept that found no lane.
 const MOST_UNDELIVERABLE: u64 = 100_000;
 
+impl Replication {
+    /// Whether its queues count how often a message came back.
+    pub(crate) fn counts_returns(self) -> bool {
+        matches!(self, Self::Quorum { .. })
+    }
+}
+
 /// Everything that `queue` needs.
 pub(crate) fn of_queue(names: &Names, defaults: QueueDefaults, queue: &QueueName) -> Topology {
     let (tasks, dead, due) = (names.tasks(), names.dead(), names.due());
@@ -208,6 +215,22 @@ pub(crate) fn of_queue(names: &Names, defaults: QueueDefaults, queue: &QueueName
             ..Queue::new(name, defaults.kind(defaults.delivery_limit))
         });
     }
+    // Always one that counts: its count is what it is for.
+    let group_size = match defaults.replication {
+        Replication::Quorum { group_size } => group_size,
+        Replication::Classic => 1,
+    };
+    let kind = QueueKind::Quorum { group_size, delivery_limit: defaults.delivery_limit };
+    let quarantine = Queue {
+        dead_letter: Some(DeadLetter { exchange: dead, key: Some(Names::dead_key(queue)) }),
+        ..Queue::new(names.quarantine(queue), kind)
+    };
+    topology.bindings.push(Binding {
+        exchange: tasks,
+        key: Names::quarantine_key(queue),
+        to: Target::Queue(quarantine.name.clone()),
+    });
+    topology.queues.push(quarantine);
     topology
 }
 
@@ -290,18 +313,34 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_is_three_lanes_and_its_dead_letters() {
+    fn a_queue_is_three_lanes_its_quarantine_and_its_dead_letters() {
         let topology = topology(Replication::default());
         let queues: Vec<&str> = topology.queues.iter().map(|queue| queue.name.as_str()).collect();
         let undeliverable = "ns.undeliverable";
         assert_eq!(
             queues,
-            [undeliverable, "ns.mail.dead", "ns.mail.urgent", "ns.mail.normal", "ns.mail.low"]
+            [
+                undeliverable,
+                "ns.mail.dead",
+                "ns.mail.urgent",
+                "ns.mail.normal",
+                "ns.mail.low",
+                "ns.mail.quarantine"
+            ]
         );
         let keys: Vec<&str> = topology.bindings.iter().map(|binding| binding.key.as_str()).collect();
         let due = Lane::ALL.map(|lane| format!("*.*.*.*.*.*.*.*.*.*.*.*.*.*.*.*.mail.{lane}"));
-        let expected =
-            [undeliverable, "mail", "mail.urgent", &due[0], "mail.normal", &due[1], "mail.low", &due[2]];
+        let expected = [
+            undeliverable,
+            "mail",
+            "mail.urgent",
+            &due[0],
+            "mail.normal",
+            &due[1],
+            "mail.low",
+            &due[2],
+            "mail.quarantine",
+        ];
         assert_eq!(keys, expected);
     }
 
@@ -327,7 +366,7 @@ mod tests {
         let quorum: Headers = [
             ("x-queue-type", Value::from("quorum")),
             ("x-quorum-initial-group-size", 3.into()),
-            ("x-delivery-limit", 20.into()),
+            ("x-delivery-limit", 100.into()),
             ("x-consumer-disconnected-timeout", 5000.into()),
             ("x-overflow", "reject-publish".into()),
             ("x-dead-letter-strategy", "at-least-once".into()),
@@ -345,5 +384,14 @@ mod tests {
         .collect();
         assert_eq!(topology(Replication::default()).queues[3].arguments(), quorum);
         assert_eq!(topology(Replication::Classic).queues[3].arguments(), classic);
+    }
+
+    #[test]
+    fn quarantine_counts_also_where_the_lanes_do_not() {
+        for (replication, group_size) in [(Replication::default(), 3), (Replication::Classic, 1)] {
+            let quarantine = topology(replication).queues.pop().unwrap();
+            assert_eq!(quarantine.kind, QueueKind::Quorum { group_size, delivery_limit: 100 });
+            assert!(quarantine.dead_letter.is_some());
+        }
     }
 }

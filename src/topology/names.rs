@@ -113,6 +113,16 @@ impl Names {
         name(format!("{queue}.{lane}"))
     }
 
+    /// The queue of `queue`'s tasks that came back without an end too often to be started among others.
+    pub(crate) fn quarantine(&self, queue: &QueueName) -> Name {
+        self.name(format_args!("{queue}.quarantine"))
+    }
+
+    /// The routing key of that queue.
+    pub(crate) fn quarantine_key(queue: &QueueName) -> Name {
+        name(format!("{queue}.quarantine"))
+    }
+
     /// The queue of `queue`'s dead letters.
     pub(crate) fn dead_queue(&self, queue: &QueueName) -> Name {
         self.name(format_args!("{queue}.dead"))

@@ -7,6 +7,7 @@ mod consume;
 mod delay;
 mod enqueue;
 mod output;
+mod quarantine;
 mod retry;
 mod shutdown;
 mod support;

@@ -176,7 +176,7 @@ async fn a_queue_that_exists_otherwise_is_an_error_that_names_it() {
     let TaskhareError::TopologyConflict { object, argument, ours, theirs } = &error else {
         panic!("{error}")
     };
-    let expected = ("queue 'taskhare.mail.urgent'", "x-delivery-limit", "7", "20");
+    let expected = ("queue 'taskhare.mail.urgent'", "x-delivery-limit", "7", "100");
     assert_eq!((object.as_str(), argument.as_str(), ours.as_str(), theirs.as_str()), expected);
 }
 

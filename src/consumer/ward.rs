@@ -1,0 +1,145 @@
+//! [`Ward`]: where tasks in quarantine are started, one at a time for each consumer, so that the next death of the
+//! process tells which of them it is.
+//!
+//! Only what runs is unacknowledged here. So what the broker counts is starts that never ended, as long as whatever else
+//! gives a task back (a shutdown) does not count: that is published anew.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::executor::Executor;
+use super::quarantine::Quarantine;
+use super::receipt::Fate;
+use super::receipt::Report;
+use super::receipt::ShutdownEntry;
+use crate::error::Error;
+use crate::transport::Delivery;
+use crate::transport::Settle;
+use crate::transport::Settlement;
+use crate::transport::Subscribe;
+use crate::transport::Subscription;
+
+/// How much later than the lanes it opens. A killer in it then leaves the lanes some time between two deaths.
+const OPENS_AFTER: Duration = Duration::from_secs(1);
+/// The longest pause before the broker is asked again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Runs the tasks in quarantine of one queue.
+pub(super) struct Ward {
+    pub(super) quarantine: Arc<Quarantine>,
+    /// Not that of the lanes: what this one holds goes back another way.
+    pub(super) executor: Arc<Executor>,
+    pub(super) stop: CancellationToken,
+    pub(super) grace: Duration,
+}
+
+impl Ward {
+    /// Runs until told to stop (or the transport ends), and tells what became of what it had.
+    pub(super) async fn run(self) -> Vec<ShutdownEntry> {
+        let Some(mut subscription) = self.stop.run_until_cancelled(self.open()).await.flatten() else {
+            return Vec::new();
+        };
+        let (caught, mut entries) = (Arc::new(Caught::default()), Vec::new());
+        while let Some(delivery) = self.stop.run_until_cancelled(subscription.next()).await.flatten() {
+            let mut attempt = Box::pin(self.start(delivery, &caught));
+            let ended = match self.stop.run_until_cancelled(&mut attempt).await {
+                Some(report) => Some(report),
+                None => tokio::time::timeout(self.grace, attempt).await.ok(),
+            };
+            if let Some(Report { id, name, outcome }) = ended
+                && self.stop.is_cancelled()
+            {
+                entries.push(ShutdownEntry { id, name, fate: Fate::Finished(outcome) });
+            }
+        }
+        entries.extend(self.executor.take_aborted());
+        subscription.cancel().await;
+        while let Some(delivery) = subscription.next().await {
+            entries.push(ShutdownEntry::unstarted(&delivery));
+            caught.keep(delivery);
+        }
+        // With it goes what its attempts handed back.
+        drop(self.executor);
+        for delivery in caught.take() {
+            self.quarantine.hand_back(delivery).await;
+        }
+        subscription.close().await;
+        entries
+    }
+
+    /// Subscribes, however often it takes; `None` once the broker handle is closed.
+    async fn open(&self) -> Option<Box<dyn Subscription>> {
+        let (broker, queue) = (self.quarantine.broker(), self.quarantine.queue());
+        let mut pause = OPENS_AFTER;
+        loop {
+            tokio::time::sleep(pause).await;
+            let tag = format!("{queue} quarantine");
+            let subscribe = Subscribe::new(broker.names().quarantine(queue), 1, tag);
+            match broker.transport().subscribe(subscribe).await {
+                Ok(subscription) => return Some(subscription),
+                Err(Error::Closed) => return None,
+                Err(error) => tracing::warn!(%queue, %error, "cannot consume the quarantine"),
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn start(&self, mut delivery: Delivery, caught: &Arc<Caught>) -> Report {
+        if self.quarantine.convicts(&delivery) {
+            return self.quarantine.bury(delivery).await;
+        }
+        delivery.redelivered = true;
+        self.executor.clone().run(Caught::catching(caught, delivery)).await
+    }
+}
+
+/// What would have gone back to the broker.
+#[derive(Default)]
+struct Caught(Mutex<Vec<Delivery>>);
+
+impl Caught {
+    /// The same delivery, except that requeued or dropped it is kept instead, as it came.
+    fn catching(caught: &Arc<Self>, delivery: Delivery) -> Delivery {
+        let (message, redelivered) = (delivery.message.clone(), delivery.redelivered);
+        let net = Net { delivery: Mutex::new(Some(delivery)), caught: caught.clone() };
+        let mut copy = Delivery::new(message, 0, Arc::new(net));
+        copy.redelivered = redelivered;
+        copy
+    }
+
+    fn keep(&self, delivery: Delivery) {
+        self.0.lock().expect("nothing panics while holding this lock").push(delivery);
+    }
+
+    fn take(&self) -> Vec<Delivery> {
+        std::mem::take(&mut *self.0.lock().expect("nothing panics while holding this lock"))
+    }
+}
+
+/// Under one delivery.
+struct Net {
+    delivery: Mutex<Option<Delivery>>,
+    caught: Arc<Caught>,
+}
+
+impl Settle for Net {
+    fn settle(&self, _: u64, settlement: Settlement) {
+        let Some(delivery) = self.delivery.lock().expect("nothing panics while holding this lock").take()
+        else {
+            return;
+        };
+        match settlement {
+            Settlement::Ack => delivery.ack(),
+            Settlement::Reject => delivery.reject(),
+            Settlement::Requeue => self.caught.keep(delivery),
+        }
+    }
+
+    fn is_lost(&self) -> bool {
+        let delivery = self.delivery.lock().expect("nothing panics while holding this lock");
+        delivery.as_ref().is_some_and(Delivery::is_lost)
+    }
+}
