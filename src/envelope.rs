@@ -419,6 +419,15 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_due_early_for_being_written_in_milliseconds() {
+        for (nanoseconds, milliseconds) in [(0, 0), (1, 1), (999_999, 1), (1_000_000, 1), (1_000_001, 2)] {
+            let due = Some(Duration::from_nanos(nanoseconds));
+            let opened = Envelope::open(Envelope { due, ..envelope() }.seal()).unwrap();
+            assert_eq!(opened.due, Some(Duration::from_millis(milliseconds)), "{nanoseconds} ns");
+        }
+    }
+
+    #[test]
     fn policy_and_history_travel_with_a_task() {
         let policy = RetryPolicy::fixed(Duration::from_secs(1));
         let attempt = FailedAttempt::new(1, Duration::from_secs(1_700_000_000), Duration::ZERO, "too late");

@@ -116,7 +116,6 @@ async fn a_task_without_options_has_no_headers_and_its_id_tells_the_time() {
 }
 
 #[tokio::test(start_paused = true)]
-<<<<<<< HEAD
 async fn a_task_as_it_is_delayed() {
     let broker = Broker::in_process();
     let producer = Producer::builder(&broker).build().await.unwrap();
@@ -128,7 +127,9 @@ async fn a_task_as_it_is_delayed() {
         [("taskhare-hold", Value::from(160)), ("taskhare-queue", "default".into())].into_iter().collect();
     assert_eq!(without_broker_headers(message.headers), headers);
     assert_eq!(message.expiration, None);
-=======
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_task_with_a_deadline_a_timeout_and_a_policy_as_it_is_enqueued() {
     let broker = Broker::in_process();
     let producer = Producer::builder(&broker).build().await.unwrap();
@@ -150,7 +151,6 @@ async fn a_task_with_a_deadline_a_timeout_and_a_policy_as_it_is_enqueued() {
         expiration <= Duration::from_secs(3600) && expiration > Duration::from_secs(3590),
         "{expiration:?}"
     );
->>>>>>> 580c9d8 (Show on a paused clock where deadlines, timeouts and policies end an attempt)
 }
 
 #[tokio::test(start_paused = true)]

@@ -246,3 +246,78 @@ impl Drop for Unfinished<'_> {
 fn lock<T>(list: &Mutex<Vec<T>>) -> MutexGuard<'_, Vec<T>> {
     list.lock().expect("nothing panics while holding this lock")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consumer::registry::FnHandler;
+    use crate::handler::TaskError;
+    use crate::lane::Lane;
+    use crate::lane::Priority;
+    use crate::producer::Producer;
+    use crate::task::Task;
+    use crate::transport::Subscribe;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// What to do.
+    #[derive(Clone, serde::Serialize, serde::Deserialize)]
+    enum Act {
+        Succeed,
+        Fail,
+        Wait,
+    }
+
+    impl Task for Act {
+        const NAME: &'static str = "act";
+        type Output = ();
+    }
+
+    /// What becomes of a task with a deadline in 5 seconds when it is started after a while.
+    async fn outcome(act: &Act, after: Duration, request: Option<CancelReason>) -> Outcome {
+        let broker = Broker::in_process();
+        let queue = QueueName::new("default").unwrap();
+        let producer = Producer::builder(&broker).build().await.unwrap();
+        let enqueue = producer.enqueue(act.clone()).priority(Priority::Urgent).deadline_in(5 * SECOND);
+        let id = enqueue.await.unwrap().id();
+        let mut registry = Registry::default();
+        registry.add(FnHandler::new(|act: Act, ctx: TaskContext| async move {
+            match act {
+                Act::Succeed => return Ok(()),
+                Act::Fail => {}
+                Act::Wait => ctx.cancelled().await,
+            }
+            Err(TaskError::retry("as told"))
+        }));
+        let defaults = Defaults { retry: RetryPolicy::fixed(4 * SECOND), ..Defaults::default() };
+        let stop = CancellationToken::new();
+        let executor = Arc::new(Executor::new(&broker, Arc::new(registry), defaults, queue.clone(), stop));
+        let lane = broker.names().lane(&queue, Lane::Urgent);
+        let subscribe = Subscribe { queue: lane, prefetch: 1, tag: String::new() };
+        let mut subscription = broker.transport().subscribe(subscribe).await.unwrap();
+        let delivery = subscription.next().await.unwrap();
+        tokio::time::sleep(after).await;
+        let attempt = tokio::spawn(executor.clone().run(delivery));
+        if let Some(reason) = request {
+            tokio::time::sleep(SECOND / 10).await;
+            assert!(executor.running.cancel(id, reason));
+        }
+        attempt.await.unwrap().outcome
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_ends_in_an_outcome() {
+        let expired = Outcome::Expired;
+        for (act, after, expected) in [
+            (Act::Succeed, 0, Outcome::Succeeded),
+            (Act::Fail, 0, Outcome::Retried),
+            (Act::Fail, 2, expired(DeadReason::ExpiredRetrying)),
+            (Act::Wait, 0, expired(DeadReason::ExpiredRunning)),
+            (Act::Succeed, 5, expired(DeadReason::ExpiredUnstarted)),
+        ] {
+            assert_eq!(outcome(&act, after * SECOND, None).await, expected, "after {after} s");
+        }
+        let requested = outcome(&Act::Wait, Duration::ZERO, Some(CancelReason::Requested)).await;
+        assert_eq!(requested, Outcome::Cancelled);
+    }
+}

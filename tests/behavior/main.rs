@@ -4,11 +4,8 @@
 
 mod bad_input;
 mod consume;
-<<<<<<< HEAD
-mod delay;
-=======
 mod deadline;
->>>>>>> 580c9d8 (Show on a paused clock where deadlines, timeouts and policies end an attempt)
+mod delay;
 mod enqueue;
 mod output;
 mod retry;
