@@ -52,7 +52,7 @@ async fn main() -> taskhare::Result<()> {
     println!("{refused:?}");
     assert!(matches!(refused, Err(Error::DeadlinePassed { .. })));
 
-    // In time; in time, but not to the end; and never started, because those two come first.
+    // In time; in time, but not to the end; and not started, because that one was in its way until it was too late.
     let done = producer.enqueue(Notify { takes: SECOND / 10 }).deadline_in(10 * SECOND).await?;
     let stopped = producer.enqueue(Notify { takes: 60 * SECOND }).deadline_in(2 * SECOND).await?;
     let unstarted = producer.enqueue(Notify { takes: SECOND }).deadline_in(2 * SECOND).await?;

@@ -65,9 +65,9 @@ async fn a_task_that_fails_three_times_has_four_attempts_and_waits_as_its_policy
         }
     }
     println!("mean waits after attempts 1, 2 and 3 of the exponential policy: {exponential:?}");
-    // Each wait is a random part of 0.3, 0.6 and 1.2 s; the means of so many are near the halves.
-    let [first, second, third] = exponential;
-    assert!(first < second && second < third, "{exponential:?}");
-    assert!(first >= base / 3 && second >= base * 2 / 3 && third >= base * 4 / 3, "{exponential:?}");
+    // Each wait is a random part of base, twice and four times base. The mean of so many is near the half.
+    for (mean, most) in exponential.into_iter().zip([base, 2 * base, 4 * base]) {
+        assert!(mean >= most / 3, "{exponential:?}");
+    }
     Ok(())
 }
