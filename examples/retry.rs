@@ -53,8 +53,14 @@ async fn main() -> taskhare::Result<()> {
     println!("{failed:?}");
     assert!(matches!(failed, Err(Error::Failed { .. })));
 
-    consumer.shutdown().await; // by now the dead letter is confirmed
-    assert_eq!(broker.dead(Charge::QUEUE).await?, dead_before + 1);
+    // A policy of the task's own goes before the consumer's: exactly 0.2 s between attempts, and none after 0.3 s.
+    let policy = RetryPolicy::fixed(Duration::from_millis(200)).within(Duration::from_millis(300));
+    let failed = producer.enqueue(Charge { cents: 995 }).retry(policy).await?.output().await;
+    println!("{failed:?}");
+    assert!(matches!(failed, Err(Error::Failed { reason, .. }) if reason == "time-exhausted"));
+
+    consumer.shutdown().await; // by now the dead letters are confirmed
+    assert_eq!(broker.dead(Charge::QUEUE).await?, dead_before + 2);
     broker.close().await;
     Ok(())
 }

@@ -19,7 +19,10 @@
 //! | `taskhare-revision` | which of several copies of a rescheduled task this is; absent: 0 |
 //! | `taskhare-returned` | how often it came back without an end before this message; absent: 0 |
 //! | `taskhare-unique` | the key of which there may be one task at a time; absent: none |
+//! | `taskhare-retry` | the enqueuer's retry policy, as text; absent: the handler's or the consumer's |
+//! | `taskhare-first-due` | of a retried task that was delayed: when its first attempt was due, in milliseconds |
 //! | `taskhare-error` | the last failure, at most 2 KiB |
+//! | `taskhare-history` | the last 10 attempts: number, start, time taken, error |
 //! | `taskhare-queue` | of a delayed task or a dead letter: its queue |
 //! | `taskhare-reason`, `taskhare-dead-at` | of a dead letter: why, when |
 //!
@@ -33,11 +36,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::BoxError;
+use crate::history;
+use crate::history::FailedAttempt;
 use crate::lane::Priority;
 use crate::message::Headers;
 use crate::message::Message;
 use crate::message::Value;
 use crate::outcome::DeadReason;
+use crate::retry::RetryPolicy;
 use crate::task::TaskId;
 
 /// With the version. Most tasks have no header at all: a table, even of one entry, costs both ends more than all of the
@@ -57,7 +63,10 @@ const RUN_TIMEOUT: &str = "taskhare-run-timeout";
 const REVISION: &str = "taskhare-revision";
 const RETURNED: &str = "taskhare-returned";
 const UNIQUE: &str = "taskhare-unique";
+const RETRY: &str = "taskhare-retry";
+const FIRST_DUE: &str = "taskhare-first-due";
 const ERROR: &str = "taskhare-error";
+const HISTORY: &str = "taskhare-history";
 const REASON: &str = "taskhare-reason";
 const DEAD_AT: &str = "taskhare-dead-at";
 const QUEUE: &str = "taskhare-queue";
@@ -102,7 +111,7 @@ pub(crate) struct Envelope {
     pub(crate) unique: Option<String>,
     pub(crate) reply_to: Option<String>,
     pub(crate) payload: Vec<u8>,
-    /// Headers that are not ours.
+    /// Headers that are not ours, and those of ours that are looked at only after a failure.
     pub(crate) rest: Headers,
 }
 
@@ -267,11 +276,39 @@ impl Envelope {
 
     /// The same task for its next attempt.
     pub(crate) fn retry(mut self, due: Duration, error: &str) -> Self {
+        if let (1, Some(first_due)) = (self.attempt, self.due) {
+            self.rest.insert(FIRST_DUE, to_milliseconds(first_due));
+        }
         self.attempt = self.attempt.saturating_add(1);
         self.returned = 0;
         (self.due, self.hold) = (Some(due), None);
-        self.rest.insert(ERROR, excerpt(error));
+        self.rest.insert(ERROR, history::excerpt(error, LONGEST_ERROR));
         self
+    }
+
+    /// When its first attempt was due.
+    pub(crate) fn first_due(&self) -> Duration {
+        let delayed = match self.attempt {
+            1 => self.due,
+            _ => milliseconds(&self.rest, FIRST_DUE),
+        };
+        delayed.unwrap_or(self.enqueued_at)
+    }
+
+    /// Notes an attempt that failed.
+    pub(crate) fn remember(&mut self, attempt: &FailedAttempt) {
+        let history = self.rest.remove(HISTORY);
+        self.rest.insert(HISTORY, history::append(history, attempt));
+    }
+
+    /// The policy that travels with it. One that this release cannot read is as good as none.
+    pub(crate) fn policy(&self) -> Option<RetryPolicy> {
+        self.rest.get(RETRY).and_then(Value::as_text).and_then(RetryPolicy::parse)
+    }
+
+    /// Lets a policy travel with it, given as [text](RetryPolicy::to_text).
+    pub(crate) fn set_policy(&mut self, policy: &str) {
+        self.rest.insert(RETRY, policy);
     }
 }
 
@@ -288,7 +325,7 @@ pub(crate) fn dead_letter(
     message.headers.remove(HOLD);
     message.headers.remove(RETURNED);
     message.headers.insert(REASON, reason.as_str());
-    message.headers.insert(ERROR, excerpt(error));
+    message.headers.insert(ERROR, history::excerpt(error, LONGEST_ERROR));
     message.headers.insert(QUEUE, queue);
     message.headers.insert(DEAD_AT, to_milliseconds(now));
     message
@@ -321,12 +358,6 @@ fn to_milliseconds(duration: Duration) -> i64 {
 /// To whole milliseconds.
 fn up(duration: Duration) -> Duration {
     duration.saturating_add(Duration::from_nanos(999_999))
-}
-
-/// The beginning of `error`, within the limit.
-fn excerpt(error: &str) -> &str {
-    let end = error.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= LONGEST_ERROR);
-    &error[..end.last().unwrap_or(0)]
 }
 
 #[cfg(test)]
@@ -409,10 +440,38 @@ mod tests {
     }
 
     #[test]
-    fn a_long_error_is_cut_between_characters() {
-        let error = "ä".repeat(LONGEST_ERROR);
-        let cut = excerpt(&error);
-        assert!(cut.len() <= LONGEST_ERROR && cut.len() > LONGEST_ERROR - 2);
-        assert_eq!(excerpt("short"), "short");
+    fn it_is_known_when_the_first_attempt_was_due() {
+        let second = Duration::from_secs(1);
+        let enqueued_at = envelope().enqueued_at;
+        for (due, first_due) in [(None, enqueued_at), (Some(enqueued_at + second), enqueued_at + second)] {
+            let mut envelope = Envelope { due, ..envelope() };
+            for attempt in 1..=3 {
+                assert_eq!(envelope.first_due(), first_due, "attempt {attempt}, due {due:?}");
+                let sent = envelope.retry(enqueued_at + attempt * 60 * second, "").seal();
+                envelope = Envelope::open(sent).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_due_early_for_being_written_in_milliseconds() {
+        for (nanoseconds, milliseconds) in [(0, 0), (1, 1), (999_999, 1), (1_000_000, 1), (1_000_001, 2)] {
+            let due = Some(Duration::from_nanos(nanoseconds));
+            let opened = Envelope::open(Envelope { due, ..envelope() }.seal()).unwrap();
+            assert_eq!(opened.due, Some(Duration::from_millis(milliseconds)), "{nanoseconds} ns");
+        }
+    }
+
+    #[test]
+    fn policy_and_history_travel_with_a_task() {
+        let policy = RetryPolicy::fixed(Duration::from_secs(1));
+        let attempt = FailedAttempt::new(1, Duration::from_secs(1_700_000_000), Duration::ZERO, "too late");
+        let mut envelope = envelope();
+        assert_eq!(envelope.policy(), None);
+        envelope.set_policy(&policy.to_text().unwrap());
+        envelope.remember(&attempt);
+        let opened = Envelope::open(envelope.retry(Duration::from_secs(1_700_000_001), "").seal()).unwrap();
+        assert_eq!(opened.policy(), Some(policy));
+        assert_eq!(history::read(opened.rest.get(HISTORY)), [attempt]);
     }
 }

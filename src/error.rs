@@ -212,6 +212,15 @@ pub enum Error {
         error: String,
     },
 
+    /// The task was not enqueued: its deadline has passed, or is not after the time when it is due.
+    #[error("task {id} was not enqueued: its deadline is {late:?} before the time when it could start")]
+    DeadlinePassed {
+        /// The task.
+        id: String,
+        /// How long before.
+        late: Duration,
+    },
+
     /// No output was asked for when the task was enqueued.
     #[error("task {id} was enqueued without asking for its output")]
     NoOutput {

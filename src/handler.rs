@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::time::Duration;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
@@ -9,8 +10,10 @@ use std::time::UNIX_EPOCH;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
 use crate::error::BoxError;
 use crate::lane::Priority;
+use crate::retry::RetryPolicy;
 use crate::task::Task;
 use crate::task::TaskId;
 
@@ -54,6 +57,18 @@ pub trait TaskHandler: Send + Sync + 'static {
         task: Self::Task,
         ctx: &TaskContext,
     ) -> Result<<Self::Task as Task>::Output, TaskError>;
+
+    /// How failed tasks of this handler are tried again; `None`, the default: as [`Task::retry`] says.
+    fn retry(&self) -> Option<RetryPolicy> {
+        None
+    }
+
+    /// How long one attempt may take; `None`, the default: as the consumer's
+    /// [`run_timeout`](crate::ConsumerBuilder::run_timeout) says. The enqueuer's
+    /// [`run_timeout`](crate::Enqueue::run_timeout) goes before both.
+    fn timeout(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// What a handler knows about its attempt. Cheap to clone.
@@ -70,13 +85,38 @@ pub(crate) struct Attempt {
     pub(crate) number: u32,
     pub(crate) redelivered: bool,
     pub(crate) enqueued_at: Duration,
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) cancellation: Cancellation,
+}
+
+/// Made when somebody first asks for it: most attempts are done before.
+#[derive(Debug, Default)]
+pub(crate) struct Cancellation {
+    token: OnceLock<CancellationToken>,
+    reason: OnceLock<CancelReason>,
 }
 
 /// What all attempts of one consumer and queue share.
 #[derive(Debug)]
 pub(crate) struct Surroundings {
     pub(crate) queue: String,
-    pub(crate) cancelled: CancellationToken,
+    pub(crate) clock: Clock,
+    /// Cancelled when the consumer begins to shut down.
+    pub(crate) shutdown: CancellationToken,
+}
+
+/// Why an attempt is to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CancelReason {
+    /// Its consumer is shutting down. A handler that stops early goes back to its queue uncounted.
+    Shutdown,
+    /// Its deadline has passed. The task ends as expired, unless the handler still succeeds.
+    Deadline,
+    /// It has run for longer than one attempt may. It has failed, unless the handler still succeeds.
+    Timeout,
+    /// Somebody cancelled the task.
+    Requested,
 }
 
 impl TaskContext {
@@ -127,16 +167,61 @@ impl TaskContext {
         UNIX_EPOCH + self.0.enqueued_at
     }
 
-    /// Ends when the consumer begins to shut down. A handler that watches it can stop early and return any error: the
-    /// task goes back to its queue and the attempt does not count.
+    /// When its task is too late, by the enqueuer's clock, if ever. To hand it on:
+    /// [`Enqueue::deadline_of`](crate::Enqueue::deadline_of).
+    #[must_use]
+    pub fn deadline(&self) -> Option<SystemTime> {
+        self.0.deadline.map(|deadline| UNIX_EPOCH + deadline)
+    }
+
+    /// How long until [`deadline`](Self::deadline), by this consumer's clock; zero when it has passed.
+    #[must_use]
+    pub fn remaining(&self) -> Option<Duration> {
+        self.0.deadline.map(|deadline| deadline.saturating_sub(self.0.surroundings.clock.now()))
+    }
+
+    /// Cancelled when this attempt is to stop: at its deadline, at its timeout, when the task is cancelled, or when the
+    /// consumer begins to shut down; [`cancel_reason`](Self::cancel_reason) tells which. A handler that watches it can
+    /// stop early and return any error. One that does not is dropped where it waits, after the
+    /// [`cancel_grace`](crate::ConsumerBuilder::cancel_grace), or in a shutdown after the
+    /// [`shutdown_grace`](crate::ConsumerBuilder::shutdown_grace).
+    ///
+    /// Each attempt has a token of its own. Pass clones to what the handler spawns; cancelling it yourself stops no
+    /// one else.
+    #[must_use]
+    pub fn cancellation(&self) -> CancellationToken {
+        self.token().clone()
+    }
+
+    /// Ends when [`cancellation`](Self::cancellation) is cancelled.
     pub async fn cancelled(&self) {
-        self.0.surroundings.cancelled.cancelled().await;
+        self.token().cancelled().await;
     }
 
     /// Whether [`cancelled`](Self::cancelled) has ended.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.0.surroundings.cancelled.is_cancelled()
+        self.cancel_reason().is_some()
+    }
+
+    /// Why it is to stop: the first reason there was; `None`: it may go on.
+    #[must_use]
+    pub fn cancel_reason(&self) -> Option<CancelReason> {
+        let Attempt { surroundings, cancellation, .. } = &*self.0;
+        let shutdown = || surroundings.shutdown.is_cancelled().then_some(CancelReason::Shutdown);
+        cancellation.reason.get().copied().or_else(shutdown)
+    }
+
+    /// Tells the handler to stop.
+    pub(crate) fn cancel(&self, reason: CancelReason) {
+        let first = self.cancel_reason().unwrap_or(reason);
+        // Fails if there is one already, which is then the first.
+        let _ = self.0.cancellation.reason.set(first);
+        self.token().cancel();
+    }
+
+    fn token(&self) -> &CancellationToken {
+        self.0.cancellation.token.get_or_init(|| self.0.surroundings.shutdown.child_token())
     }
 }
 
@@ -162,8 +247,7 @@ impl TaskError {
         Self { intent: Intent::Retry, source: error.into() }
     }
 
-    /// Try again after `wait`, whatever the policy's backoff; its number of attempts still holds. At most
-    /// [`RetryPolicy::LONGEST_WAIT`](crate::RetryPolicy::LONGEST_WAIT).
+    /// Try again after `wait`, whatever the policy's backoff; its limits of attempts and time still hold.
     pub fn retry_after(wait: Duration, error: impl Into<BoxError>) -> Self {
         Self { intent: Intent::RetryAfter(wait), source: error.into() }
     }

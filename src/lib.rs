@@ -63,6 +63,7 @@ mod consumer;
 mod envelope;
 mod error;
 mod handler;
+mod history;
 mod lane;
 mod message;
 mod name;
@@ -80,6 +81,7 @@ pub mod topology;
 pub mod transport;
 
 pub use async_trait::async_trait;
+pub use tokio_util::sync::CancellationToken;
 
 pub use broker::Broker;
 pub use broker::BrokerBuilder;
@@ -91,9 +93,11 @@ pub use consumer::ShutdownEntry;
 pub use consumer::ShutdownReceipt;
 pub use error::Error;
 pub use error::Result;
+pub use handler::CancelReason;
 pub use handler::TaskContext;
 pub use handler::TaskError;
 pub use handler::TaskHandler;
+pub use history::FailedAttempt;
 pub use lane::Priority;
 pub use outcome::DeadReason;
 pub use outcome::Outcome;

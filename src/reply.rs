@@ -15,6 +15,8 @@ use crate::task::TaskId;
 const KIND: &str = "taskhare.output";
 const REASON: &str = "taskhare-reason";
 const ERROR: &str = "taskhare-error";
+/// The reason of a task that was cancelled. There is no dead letter of it.
+const CANCELLED: &str = "cancelled";
 
 /// The end of one task.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +30,10 @@ pub(crate) enum Reply {
 impl Reply {
     pub(crate) fn dead(reason: DeadReason, error: &str) -> Self {
         Self::Dead { reason: reason.as_str().to_owned(), error: error.to_owned() }
+    }
+
+    pub(crate) fn cancelled(error: &str) -> Self {
+        Self::Dead { reason: CANCELLED.to_owned(), error: error.to_owned() }
     }
 
     pub(crate) fn seal(self, id: TaskId) -> Message {

@@ -45,12 +45,13 @@ impl Route {
 
     /// The next message of a task.
     pub(crate) fn publish(&self, mut envelope: Envelope, now: Duration) -> Publish {
+        envelope.due = envelope.due.map(to_whole_milliseconds);
         let start = envelope.due.map_or(now, |due| due.max(now));
         let left = envelope.deadline.map(|deadline| deadline.saturating_sub(start));
         let lane = Lane::choose(envelope.priority, left, self.urgent_within);
         let passage = Self::passage(envelope.due, now);
         let arrival = now + passage.map_or(Duration::ZERO, Passage::time);
-        envelope.hold = envelope.due.and_then(|due| due.checked_sub(arrival));
+        envelope.hold = envelope.due.and_then(|due| due.checked_sub(arrival)).map(to_whole_milliseconds);
         let Some(passage) = passage else {
             return self.to(self.keys[lane as usize].clone(), envelope, now);
         };
@@ -76,6 +77,12 @@ impl Route {
         message.expiration = expiration.filter(|expiration| *expiration <= LONGEST_EXPIRATION);
         Publish { exchange: self.tasks.clone(), key, mandatory: true, message }
     }
+}
+
+/// Rounded up, for nothing is to start early, and headers carry no more.
+fn to_whole_milliseconds(time: Duration) -> Duration {
+    let rest = time.subsec_nanos() % 1_000_000;
+    time + Duration::from_nanos(u64::from((1_000_000 - rest) % 1_000_000))
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ use serde::de::DeserializeOwned;
 use uuid::Builder;
 use uuid::Uuid;
 
+use crate::retry::RetryPolicy;
+
 /// A piece of work: a payload with a name.
 ///
 /// The payload travels as MessagePack with field names, so that fields with a `#[serde(default)]` can be added while
@@ -39,6 +41,12 @@ pub trait Task: Serialize + DeserializeOwned + Send + 'static {
 
     /// What its handler returns. `()` if there is nothing to tell.
     type Output: Serialize + DeserializeOwned + Send + 'static;
+
+    /// How failed tasks of this type are tried again; `None`, the default: as the consumer says. [`RetryPolicy`] tells
+    /// what goes first.
+    fn retry() -> Option<RetryPolicy> {
+        None
+    }
 }
 
 /// Identifies one task through all its attempts: what a handler keys its own idempotence on.

@@ -12,7 +12,8 @@ use std::path::Path;
 /// Bottom to top. A module may name only modules in layers below its own, or in its own folder.
 const LAYERS: &[&[&str]] = &[
     &["error"],
-    &["name", "message", "clock", "lane", "task", "outcome", "retry"],
+    &["name", "message", "clock", "lane", "outcome", "retry"],
+    &["task", "history"],
     &["topology", "handler", "envelope", "reply"],
     &["transport"],
     &["transport::in_process", "transport::amqp"],

@@ -1,7 +1,7 @@
 //! A task on the wire, to the byte. What fails here breaks the tasks that wait on somebody's broker: then raise the
 //! envelope's version, and keep reading the old one.
 
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::time::Duration;
 
@@ -124,9 +124,33 @@ async fn a_task_as_it_is_delayed() {
     let mut message = next(&broker, "taskhare.delay.04.1").await;
     take_time(&mut message.headers, "taskhare-due");
     let headers: Headers =
-        [("taskhare-hold", Value::from(160)), ("taskhare-queue", "default".into())].into_iter().collect();
+        [("taskhare-hold", Value::from(161)), ("taskhare-queue", "default".into())].into_iter().collect();
     assert_eq!(without_broker_headers(message.headers), headers);
     assert_eq!(message.expiration, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_with_a_deadline_a_timeout_and_a_policy_as_it_is_enqueued() {
+    let broker = Broker::in_process();
+    let producer = Producer::builder(&broker).build().await.unwrap();
+    let policy = RetryPolicy::exponential(Duration::from_millis(1500)).within(Duration::from_secs(60));
+    let task = Resize { image: "hare.png".into(), width: 640, crop: true };
+    let enqueue = producer.enqueue(task).deadline_in(Duration::from_secs(3600));
+    enqueue.retry(policy).run_timeout(Duration::from_secs(5)).await.unwrap();
+    let mut message = next(&broker, "taskhare.default.normal").await;
+    take_time(&mut message.headers, "taskhare-deadline");
+    let headers: Headers = [
+        ("taskhare-run-timeout", Value::from(5000)),
+        ("taskhare-retry", "exponential base=1500ms cap=3600000ms attempts=5 within=60000ms".into()),
+    ]
+    .into_iter()
+    .collect();
+    assert_eq!(without_broker_headers(message.headers), headers);
+    let expiration = message.expiration.unwrap();
+    assert!(
+        expiration <= Duration::from_secs(3600) && expiration > Duration::from_secs(3590),
+        "{expiration:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -152,6 +176,18 @@ async fn a_task_as_it_is_retried_and_as_it_dies() {
     let due = take_time(&mut letter.headers, "taskhare-due");
     let enqueued_at = take_time(&mut letter.headers, "taskhare-enqueued-at");
     let dead_at = take_time(&mut letter.headers, "taskhare-dead-at");
+    let Some(Value::List(history)) = letter.headers.remove("taskhare-history") else { panic!("no history") };
+    for (entry, (attempt, error)) in history.iter().zip([(1, "the disk is full"), (2, "no such image")]) {
+        let Value::Table(entry) = entry else { panic!("{entry:?}") };
+        let mut entry = entry.clone();
+        take_time(&mut entry, "started");
+        let expected: Headers =
+            [("attempt", Value::from(attempt)), ("took", 0.into()), ("error", error.into())]
+                .into_iter()
+                .collect();
+        assert_eq!(entry, expected);
+    }
+    assert_eq!(history.len(), 2);
     assert!(enqueued_at + 30_000 <= due && due <= dead_at, "{enqueued_at}, {due}, {dead_at}");
     let headers: Headers = [
         ("taskhare-attempt", Value::from(2)),

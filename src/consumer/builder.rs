@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Consumer;
 use super::dispatcher::Dispatcher;
+use super::executor::Defaults;
 use super::executor::Executor;
 use super::intake::Intake;
 use super::put_back::PutBack;
@@ -39,9 +40,9 @@ pub struct ConsumerBuilder {
     registry: Registry,
     queues: Vec<(String, QueueSettings)>,
     defaults: QueueSettings,
-    retry: RetryPolicy,
     picker: Picker,
     crash_limit: u32,
+    attempts: Defaults,
     grace: Duration,
     declares: bool,
 }
@@ -87,9 +88,9 @@ impl ConsumerBuilder {
             registry: Registry::default(),
             queues: Vec::new(),
             defaults: QueueSettings::default(),
-            retry: RetryPolicy::default(),
             picker: Picker::default(),
             crash_limit: 5,
+            attempts: Defaults::default(),
             grace: Duration::from_secs(30),
             declares: true,
         }
@@ -144,9 +145,26 @@ impl ConsumerBuilder {
         self
     }
 
-    /// What happens to failed tasks. Defaults to [`RetryPolicy::default`].
+    /// What happens to failed tasks, unless their handler, their type or their enqueuer says: see [`RetryPolicy`].
+    /// Defaults to [`RetryPolicy::default`].
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
-        self.retry = policy;
+        self.attempts.retry = policy;
+        self
+    }
+
+    /// How long one attempt may take, unless its handler ([`TaskHandler::timeout`]) or its enqueuer
+    /// ([`Enqueue::run_timeout`](crate::Enqueue::run_timeout)) says. Then its token is cancelled, and what it comes to
+    /// other than success is a failed attempt. Defaults to no limit.
+    pub fn run_timeout(mut self, timeout: Duration) -> Self {
+        self.attempts.run_timeout = Some(timeout);
+        self
+    }
+
+    /// How long a handler may go on after its token was cancelled at a deadline, at a timeout or on request; then it is
+    /// dropped where it waits. Defaults to 5 s. What blocks its thread cannot be dropped: it runs on while its task is
+    /// taken for stopped.
+    pub fn cancel_grace(mut self, grace: Duration) -> Self {
+        self.attempts.cancel_grace = grace;
         self
     }
 
@@ -212,7 +230,7 @@ impl ConsumerBuilder {
             let intake = subscribe(&self.broker, &queue, prefetch, self.picker.clone()).await?;
             let executor = || {
                 let (registry, stop) = (registry.clone(), stop.clone());
-                Arc::new(Executor::new(&self.broker, registry, self.retry, queue.clone(), stop))
+                Arc::new(Executor::new(&self.broker, registry, self.attempts.clone(), queue.clone(), stop))
             };
             let quarantine = Arc::new(Quarantine::new(&self.broker, queue.clone(), self.crash_limit));
             let ward = Ward {
@@ -275,7 +293,7 @@ impl fmt::Debug for ConsumerBuilder {
         f.debug_struct("ConsumerBuilder")
             .field("queues", &self.queues)
             .field("defaults", &self.defaults)
-            .field("retry", &self.retry)
+            .field("attempts", &self.attempts)
             .field("grace", &self.grace)
             .finish_non_exhaustive()
     }

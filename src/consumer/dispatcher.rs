@@ -45,11 +45,11 @@ impl Dispatcher {
                     return;
                 };
                 if self.quarantine.suspects(&delivery) {
-                    let quarantine = self.quarantine.clone();
+                    let (quarantine, stop) = (self.quarantine.clone(), stop.clone());
                     running.spawn(async move {
                         let report = quarantine.move_on(delivery).await;
                         drop(slot);
-                        report
+                        stop.is_cancelled().then_some(report)
                     });
                     continue;
                 }
@@ -59,10 +59,12 @@ impl Dispatcher {
                     continue;
                 }
                 while running.try_join_next().is_some() {}
+                let stop = stop.clone();
                 running.spawn(async move {
                     let report = attempt.await;
                     drop(slot);
-                    report
+                    // What ended before is nothing that the shutdown found.
+                    stop.is_cancelled().then_some(report)
                 });
             }
         };
@@ -74,9 +76,7 @@ impl Dispatcher {
         self.drain(running).await
     }
 
-    async fn drain(mut self, mut running: JoinSet<Report>) -> Vec<ShutdownEntry> {
-        // What ended before is nothing that the shutdown found.
-        while running.try_join_next().is_some() {}
+    async fn drain(mut self, running: JoinSet<Option<Report>>) -> Vec<ShutdownEntry> {
         let unstarted = self.intake.cancel().await;
         let mut entries: Vec<ShutdownEntry> = unstarted.iter().map(ShutdownEntry::unstarted).collect();
         entries.extend(finish(running, &self.executor, self.grace).await);
@@ -89,11 +89,15 @@ impl Dispatcher {
 }
 
 /// Waits for the attempts under way, then stops the rest.
-async fn finish(mut running: JoinSet<Report>, executor: &Executor, grace: Duration) -> Vec<ShutdownEntry> {
+async fn finish(
+    mut running: JoinSet<Option<Report>>,
+    executor: &Executor,
+    grace: Duration,
+) -> Vec<ShutdownEntry> {
     let mut entries = Vec::new();
     let finishing = async {
         while let Some(ended) = running.join_next().await {
-            if let Ok(Report { id, name, outcome }) = ended {
+            if let Ok(Some(Report { id, name, outcome })) = ended {
                 entries.push(ShutdownEntry { id, name, fate: Fate::Finished(outcome) });
             }
         }

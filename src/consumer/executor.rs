@@ -1,28 +1,35 @@
 //! [`Executor`]: one attempt from delivery to settlement, as a straight line.
 
-use std::any::Any;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
+use std::time::Duration;
 
-use futures_util::FutureExt;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::attempt::Limits;
+use super::attempt::Running;
 use super::receipt::Fate;
 use super::receipt::Report;
 use super::receipt::ShutdownEntry;
+use super::registry::Handler;
 use super::registry::Registry;
 use super::registry::RunError;
 use super::sequel::Sequel;
+use super::settle::Facts;
 use super::settle::Failure;
 use super::settle::Settlement;
 use super::settle::settlement;
 use crate::broker::Broker;
 use crate::envelope::Envelope;
 use crate::handler::Attempt;
+use crate::handler::CancelReason;
+use crate::handler::Cancellation;
 use crate::handler::Surroundings;
 use crate::handler::TaskContext;
+use crate::history::FailedAttempt;
+use crate::outcome::DeadReason;
 use crate::outcome::Outcome;
 use crate::reply::Reply;
 use crate::retry::RetryPolicy;
@@ -30,8 +37,20 @@ use crate::task::TaskId;
 use crate::topology::QueueName;
 use crate::transport::Delivery;
 
-/// What a panic leaves behind.
-type Panic = Box<dyn Any + Send>;
+/// What a consumer says about its attempts, unless somebody nearer to the task does.
+#[derive(Clone, Debug)]
+pub(super) struct Defaults {
+    pub(super) retry: RetryPolicy,
+    pub(super) run_timeout: Option<Duration>,
+    /// How long an attempt that was told to stop may go on.
+    pub(super) cancel_grace: Duration,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self { retry: RetryPolicy::default(), run_timeout: None, cancel_grace: Duration::from_secs(5) }
+    }
+}
 
 /// Runs the tasks of one queue.
 ///
@@ -39,8 +58,9 @@ type Panic = Box<dyn Any + Send>;
 /// moved for each task, stays small.
 pub(super) struct Executor {
     registry: Arc<Registry>,
-    policy: RetryPolicy,
+    defaults: Defaults,
     surroundings: Arc<Surroundings>,
+    running: Running,
     sequel: Sequel,
     aborted: Mutex<Vec<ShutdownEntry>>,
     /// Unsettled until the subscription is closed, which returns them with the rest, in their order.
@@ -51,14 +71,16 @@ impl Executor {
     pub(super) fn new(
         broker: &Broker,
         registry: Arc<Registry>,
-        policy: RetryPolicy,
+        defaults: Defaults,
         queue: QueueName,
-        cancelled: CancellationToken,
+        shutdown: CancellationToken,
     ) -> Self {
+        let surroundings = Surroundings { queue: queue.to_string(), clock: broker.clock(), shutdown };
         Self {
             registry,
-            policy,
-            surroundings: Arc::new(Surroundings { queue: queue.to_string(), cancelled }),
+            running: Running::new(defaults.cancel_grace),
+            defaults,
+            surroundings: Arc::new(surroundings),
             sequel: Sequel::new(broker, queue),
             aborted: Mutex::default(),
             handed_back: Mutex::default(),
@@ -78,12 +100,21 @@ impl Executor {
             };
             let unfinished = Unfinished { id: envelope.id, name, aborted: &self.aborted };
             let ctx = self.context(&envelope, name, delivery.redelivered || envelope.returned > 0);
-            let outcome = match AssertUnwindSafe(handler.run(&envelope.payload, &ctx)).catch_unwind().await {
-                Ok(Ok(_)) if envelope.reply_to.is_none() => {
+            if ctx.remaining().is_some_and(|left| left.is_zero()) {
+                return unfinished.finish(Box::pin(self.expire(delivery, envelope)).await);
+            }
+            let timeout = envelope.run_timeout.or_else(|| handler.timeout()).or(self.defaults.run_timeout);
+            let limits = Limits { started: Instant::now(), timeout };
+            let outcome = match self.running.run(handler, &envelope.payload, &ctx, limits).await {
+                Ok(_) if envelope.reply_to.is_none() => {
                     delivery.ack();
                     Outcome::Succeeded
                 }
-                ended => Box::pin(self.settle(delivery, envelope, ended)).await,
+                Ok(output) => Box::pin(self.succeed(delivery, envelope, output)).await,
+                Err(error) => {
+                    let failed = Failed { handler, ctx, limits, error };
+                    Box::pin(self.settle(delivery, envelope, failed)).await
+                }
             };
             unfinished.finish(outcome)
         }
@@ -103,41 +134,89 @@ impl Executor {
             number: envelope.attempt,
             redelivered,
             enqueued_at: envelope.enqueued_at,
+            deadline: envelope.deadline,
+            cancellation: Cancellation::default(),
         })
     }
 
-    /// Decides what becomes of the task, and does it.
-    async fn settle(
-        &self,
-        delivery: Delivery,
-        envelope: Envelope,
-        ended: Result<Result<Vec<u8>, RunError>, Panic>,
-    ) -> Outcome {
-        let (result, output, error) = match ended {
-            Ok(Ok(output)) => (Ok(()), output, String::new()),
-            Ok(Err(RunError::Failed(error))) => {
-                (Err(Failure::Failed(error.intent)), Vec::new(), error.to_string())
-            }
-            Ok(Err(RunError::Undecodable(error))) => {
-                (Err(Failure::Undecodable), Vec::new(), error.to_string())
-            }
-            Err(panic) => (Err(Failure::Panicked), Vec::new(), format!("panicked: {}", text(&*panic))),
+    async fn expire(&self, delivery: Delivery, envelope: Envelope) -> Outcome {
+        let error = "its deadline had passed when its turn came";
+        self.sequel.bury(delivery, envelope, DeadReason::ExpiredUnstarted, error).await
+    }
+
+    async fn succeed(&self, delivery: Delivery, envelope: Envelope, output: Vec<u8>) -> Outcome {
+        self.sequel.reply(&envelope, Reply::Succeeded(output)).await;
+        delivery.ack();
+        Outcome::Succeeded
+    }
+
+    /// Decides what becomes of a task that did not succeed, and does it.
+    async fn settle(&self, delivery: Delivery, mut envelope: Envelope, failed: Failed<'_>) -> Outcome {
+        let (now, took) = (self.surroundings.clock.now(), failed.limits.started.elapsed());
+        let facts = Facts {
+            attempt: envelope.attempt,
+            policy: self.policy(&envelope, failed.handler),
+            cancelled: failed.ctx.cancel_reason(),
+            now,
+            first_due: envelope.first_due(),
+            deadline: envelope.deadline,
+            random: fastrand::f64(),
         };
-        let policy = self.policy.with_max_attempts(envelope.max_attempts);
-        let cancelled = self.surroundings.cancelled.is_cancelled();
-        match settlement(result, envelope.attempt, policy, cancelled, fastrand::f64()) {
-            Settlement::Done => {
-                self.sequel.reply(&envelope, Reply::Succeeded(output)).await;
-                delivery.ack();
-                Outcome::Succeeded
-            }
+        let error = failed.text();
+        let settlement = settlement(failed.failure(), &facts);
+        if matches!(settlement, Settlement::Retry(_) | Settlement::DeadLetter(_)) {
+            let started = now.saturating_sub(took);
+            envelope.remember(&FailedAttempt::new(envelope.attempt, started, took, &error));
+        }
+        match settlement {
             Settlement::Retry(wait) => self.sequel.retry(delivery, envelope, wait, &error).await,
             Settlement::DeadLetter(reason) => self.sequel.bury(delivery, envelope, reason, &error).await,
+            Settlement::Cancel => self.sequel.cancel(delivery, &envelope, &error).await,
             Settlement::HandBack => {
                 // Not requeued one by one: this very consumer, which is stopping, could get it again.
                 lock(&self.handed_back).push(delivery);
                 Outcome::HandedBack
             }
+        }
+    }
+
+    /// The policy of whoever is nearest to the task.
+    fn policy(&self, envelope: &Envelope, handler: &dyn Handler) -> RetryPolicy {
+        let policy = envelope.policy().or_else(|| handler.retry());
+        policy.unwrap_or_else(|| self.defaults.retry.clone()).with_max_attempts(envelope.max_attempts)
+    }
+}
+
+/// An attempt that did not succeed.
+struct Failed<'a> {
+    handler: &'a dyn Handler,
+    ctx: TaskContext,
+    limits: Limits,
+    error: RunError,
+}
+
+impl Failed<'_> {
+    fn failure(&self) -> Failure {
+        match &self.error {
+            RunError::Failed(error) => Failure::Failed(error.intent),
+            RunError::Panicked(_) => Failure::Panicked,
+            RunError::Undecodable(_) => Failure::Undecodable,
+            RunError::Stopped(reason) => Failure::Stopped(*reason),
+        }
+    }
+
+    /// Its error, after why it was told to stop.
+    fn text(&self) -> String {
+        let (reason, error) = match &self.error {
+            RunError::Failed(error) => (self.ctx.cancel_reason(), error.to_string()),
+            RunError::Panicked(text) => (self.ctx.cancel_reason(), format!("panicked: {text}")),
+            RunError::Undecodable(error) => (None, error.to_string()),
+            RunError::Stopped(reason) => (Some(*reason), "it did not stop, and was dropped".to_owned()),
+        };
+        match (reason, self.limits.timeout) {
+            (Some(CancelReason::Timeout), Some(timeout)) => format!("timed out after {timeout:?}: {error}"),
+            (Some(CancelReason::Deadline), _) => format!("its deadline passed while it ran: {error}"),
+            _ => error,
         }
     }
 }
@@ -168,11 +247,77 @@ fn lock<T>(list: &Mutex<Vec<T>>) -> MutexGuard<'_, Vec<T>> {
     list.lock().expect("nothing panics while holding this lock")
 }
 
-/// What a panic said.
-fn text(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&'static str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("(no message)")
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::consumer::registry::FnHandler;
+    use crate::handler::TaskError;
+    use crate::lane::Lane;
+    use crate::lane::Priority;
+    use crate::producer::Producer;
+    use crate::task::Task;
+    use crate::transport::Subscribe;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// What to do.
+    #[derive(Clone, serde::Serialize, serde::Deserialize)]
+    enum Act {
+        Succeed,
+        Fail,
+        Wait,
+    }
+
+    impl Task for Act {
+        const NAME: &'static str = "act";
+        type Output = ();
+    }
+
+    /// What becomes of a task with a deadline in 5 seconds when it is started after a while.
+    async fn outcome(act: &Act, after: Duration, request: Option<CancelReason>) -> Outcome {
+        let broker = Broker::in_process();
+        let queue = QueueName::new("default").unwrap();
+        let producer = Producer::builder(&broker).build().await.unwrap();
+        let enqueue = producer.enqueue(act.clone()).priority(Priority::Urgent).deadline_in(5 * SECOND);
+        let id = enqueue.await.unwrap().id();
+        let mut registry = Registry::default();
+        registry.add(FnHandler::new(|act: Act, ctx: TaskContext| async move {
+            match act {
+                Act::Succeed => return Ok(()),
+                Act::Fail => {}
+                Act::Wait => ctx.cancelled().await,
+            }
+            Err(TaskError::retry("as told"))
+        }));
+        let defaults = Defaults { retry: RetryPolicy::fixed(4 * SECOND), ..Defaults::default() };
+        let stop = CancellationToken::new();
+        let executor = Arc::new(Executor::new(&broker, Arc::new(registry), defaults, queue.clone(), stop));
+        let lane = broker.names().lane(&queue, Lane::Urgent);
+        let subscribe = Subscribe::new(lane, 1, "");
+        let mut subscription = broker.transport().subscribe(subscribe).await.unwrap();
+        let delivery = subscription.next().await.unwrap();
+        tokio::time::sleep(after).await;
+        let attempt = tokio::spawn(executor.clone().run(delivery));
+        if let Some(reason) = request {
+            tokio::time::sleep(SECOND / 10).await;
+            assert!(executor.running.cancel(id, reason));
+        }
+        attempt.await.unwrap().outcome
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_ends_in_an_outcome() {
+        let expired = Outcome::Expired;
+        for (act, after, expected) in [
+            (Act::Succeed, 0, Outcome::Succeeded),
+            (Act::Fail, 0, Outcome::Retried),
+            (Act::Fail, 2, expired(DeadReason::ExpiredRetrying)),
+            (Act::Wait, 0, expired(DeadReason::ExpiredRunning)),
+            (Act::Succeed, 5, expired(DeadReason::ExpiredUnstarted)),
+        ] {
+            assert_eq!(outcome(&act, after * SECOND, None).await, expected, "after {after} s");
+        }
+        let requested = outcome(&Act::Wait, Duration::ZERO, Some(CancelReason::Requested)).await;
+        assert_eq!(requested, Outcome::Cancelled);
+    }
 }

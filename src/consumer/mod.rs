@@ -17,13 +17,15 @@
 //! - [`suspicion`] decides, purely, about what came back without an end; [`quarantine`] takes it in, and the [`ward`]
 //!   starts it there, apart from all others.
 //! - [`pace`] spares attempts that take microseconds a task of their own.
-//! - [`executor`] is one attempt as a straight line; [`settle`] decides, purely, what becomes of its task.
+//! - [`executor`] is one attempt as a straight line; [`attempt`] runs its handler within deadline and timeout;
+//!   [`settle`] decides, purely, what becomes of its task.
 //! - [`sequel`] publishes what follows, and acknowledges then.
 //! - [`registry`] finds the handler, and is the only place where types are erased.
 //!
 //! A message is acknowledged last, after what follows it is safe on the broker. So a crash at any instant repeats a
 //! task and never loses one.
 
+mod attempt;
 mod builder;
 mod dispatcher;
 mod executor;

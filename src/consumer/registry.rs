@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -11,9 +12,11 @@ use crate::envelope;
 use crate::error::BoxError;
 use crate::error::Error;
 use crate::error::Result;
+use crate::handler::CancelReason;
 use crate::handler::TaskContext;
 use crate::handler::TaskError;
 use crate::handler::TaskHandler;
+use crate::retry::RetryPolicy;
 use crate::task::Task;
 
 /// The handlers of a consumer.
@@ -63,12 +66,22 @@ impl Registry {
 pub(super) trait Handler: Send + Sync {
     /// Decodes the payload, runs the attempt, encodes its output.
     async fn run(&self, payload: &[u8], ctx: &TaskContext) -> Result<Vec<u8>, RunError>;
+
+    /// The policy of the handler, or else of its type of task.
+    fn retry(&self) -> Option<RetryPolicy>;
+
+    /// How long one attempt may take.
+    fn timeout(&self) -> Option<Duration>;
 }
 
 /// Why there is no output.
 pub(super) enum RunError {
     Undecodable(BoxError),
     Failed(TaskError),
+    /// With what it said.
+    Panicked(String),
+    /// It was dropped at the end of the grace period, after it had been told to stop for this reason.
+    Stopped(CancelReason),
 }
 
 struct Typed<H>(H);
@@ -80,6 +93,14 @@ impl<H: TaskHandler> Handler for Typed<H> {
         let output = self.0.handle(task, ctx).await.map_err(RunError::Failed)?;
         // The work is done; running it again would not make its output any more encodable.
         envelope::encode(&output).map_err(|error| RunError::Failed(TaskError::reject(error)))
+    }
+
+    fn retry(&self) -> Option<RetryPolicy> {
+        self.0.retry().or_else(H::Task::retry)
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        self.0.timeout()
     }
 }
 

@@ -57,7 +57,7 @@ impl Sequel {
         let (id, name, attempt) = (envelope.id, envelope.name.clone(), envelope.attempt);
         tracing::warn!(task.id = %id, task.name = %name, queue = %self.queue, attempt, wait = ?wait, error, "attempt failed");
         let now = self.broker.clock().now();
-        let next = envelope.retry(now + wait, error);
+        let next = envelope.retry(now.saturating_add(wait), error);
         self.replace(delivery, &self.route.publish(next, now)).await;
         Outcome::Retried
     }
@@ -82,7 +82,11 @@ impl Sequel {
         error: &str,
     ) -> Outcome {
         let (id, name, attempt) = (envelope.id, envelope.name.clone(), envelope.attempt);
-        tracing::error!(task.id = %id, task.name = %name, queue = %self.queue, attempt, %reason, error, "task is dead");
+        if reason.is_expiry() {
+            tracing::warn!(task.id = %id, task.name = %name, queue = %self.queue, attempt, %reason, error, "task has expired");
+        } else {
+            tracing::error!(task.id = %id, task.name = %name, queue = %self.queue, attempt, %reason, error, "task is dead");
+        }
         self.reply(&envelope, Reply::dead(reason, error)).await;
         self.dead_letter(delivery, envelope.seal(), reason, error).await
     }
@@ -121,7 +125,15 @@ impl Sequel {
             message,
         };
         self.replace(delivery, &letter).await;
-        Outcome::DeadLettered(reason)
+        if reason.is_expiry() { Outcome::Expired(reason) } else { Outcome::DeadLettered(reason) }
+    }
+
+    /// Lets go of a task that somebody cancelled while it ran.
+    pub(super) async fn cancel(&self, delivery: Delivery, envelope: &Envelope, error: &str) -> Outcome {
+        tracing::info!(task.id = %envelope.id, task.name = %envelope.name, queue = %self.queue, "task is cancelled");
+        self.reply(envelope, Reply::cancelled(error)).await;
+        delivery.ack();
+        Outcome::Cancelled
     }
 
     /// Publishes what follows a message, and acknowledges it once that is confirmed: a crash in between repeats the

@@ -1,7 +1,8 @@
-//! From the end of an attempt to what becomes of the task. Pure.
+//! From an attempt without success to what becomes of the task. Pure.
 
 use std::time::Duration;
 
+use crate::handler::CancelReason;
 use crate::handler::Intent;
 use crate::outcome::DeadReason;
 use crate::retry::RetryPolicy;
@@ -15,87 +16,192 @@ pub(super) enum Failure {
     Panicked,
     /// Its payload is not what the handler expects.
     Undecodable,
+    /// Its handler did not stop in time when it was told to, for this reason, and was dropped.
+    Stopped(CancelReason),
 }
 
-/// What to do with a task after an attempt.
+/// What a decision depends on, beside the failure. Times are since the Unix epoch.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    /// The number of the attempt that ended.
+    pub(super) attempt: u32,
+    pub(super) policy: RetryPolicy,
+    /// Why the attempt was told to stop, if it was.
+    pub(super) cancelled: Option<CancelReason>,
+    pub(super) now: Duration,
+    pub(super) first_due: Duration,
+    pub(super) deadline: Option<Duration>,
+    /// In `0.0..1.0`.
+    pub(super) random: f64,
+}
+
+/// What to do with a task after such an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Settlement {
-    /// Acknowledge it.
-    Done,
     /// Publish its next attempt, due after this time, then acknowledge it.
     Retry(Duration),
     /// Publish it to the dead letters, then acknowledge it.
     DeadLetter(DeadReason),
+    /// Acknowledge it: somebody cancelled it.
+    Cancel,
     /// Return it to its queue as it is.
     HandBack,
 }
 
-/// Decides. `attempt` is the number of the one that ended; `cancelled` says that its consumer is shutting down;
-/// `random` is in `0.0..1.0`.
-pub(super) fn settlement(
-    result: Result<(), Failure>,
-    attempt: u32,
-    policy: RetryPolicy,
-    cancelled: bool,
-    random: f64,
-) -> Settlement {
-    let Err(failure) = result else {
-        return Settlement::Done;
+/// Decides.
+pub(super) fn settlement(failure: Failure, facts: &Facts) -> Settlement {
+    let cancelled = match failure {
+        Failure::Stopped(reason) => Some(reason),
+        _ => facts.cancelled,
     };
-    match failure {
-        Failure::Undecodable => Settlement::DeadLetter(DeadReason::Undecodable),
-        Failure::Failed(Intent::Reject) => Settlement::DeadLetter(DeadReason::Rejected),
-        // Whoever stops early because of a shutdown has not failed.
-        Failure::Failed(_) if cancelled => Settlement::HandBack,
-        Failure::Failed(intent) => match (policy.after(attempt, random), intent) {
-            (None, _) => Settlement::DeadLetter(DeadReason::AttemptsExhausted),
-            (Some(_), Intent::RetryAfter(wait)) => Settlement::Retry(wait.min(RetryPolicy::LONGEST_WAIT)),
-            (Some(wait), _) => Settlement::Retry(wait),
-        },
-        Failure::Panicked => match policy.after(attempt, random) {
-            None => Settlement::DeadLetter(DeadReason::AttemptsExhausted),
-            Some(wait) => Settlement::Retry(wait),
-        },
+    match (failure, cancelled) {
+        (Failure::Undecodable, _) => Settlement::DeadLetter(DeadReason::Undecodable),
+        (Failure::Failed(Intent::Reject), _) => Settlement::DeadLetter(DeadReason::Rejected),
+        (_, Some(CancelReason::Deadline)) => Settlement::DeadLetter(DeadReason::ExpiredRunning),
+        (_, Some(CancelReason::Requested)) => Settlement::Cancel,
+        // Whoever stops early because of a shutdown has not failed. A panic has.
+        (Failure::Failed(_) | Failure::Stopped(_), Some(CancelReason::Shutdown)) => Settlement::HandBack,
+        (Failure::Failed(Intent::RetryAfter(wait)), _) => retry(Some(wait), facts),
+        _ => retry(None, facts),
     }
+}
+
+/// Another attempt, after the handler's wait or the policy's, unless a limit has been reached.
+fn retry(wait: Option<Duration>, facts: &Facts) -> Settlement {
+    let Some(backoff) = facts.policy.after(facts.attempt, facts.random) else {
+        return Settlement::DeadLetter(DeadReason::AttemptsExhausted);
+    };
+    let wait = wait.unwrap_or(backoff);
+    let start = facts.now.saturating_add(wait);
+    let last_start = facts.policy.time_limit().map(|limit| facts.first_due.saturating_add(limit));
+    if facts.deadline.is_some_and(|deadline| start >= deadline) {
+        return Settlement::DeadLetter(DeadReason::ExpiredRetrying);
+    }
+    if last_start.is_some_and(|last| start > last) {
+        return Settlement::DeadLetter(DeadReason::TimeExhausted);
+    }
+    Settlement::Retry(wait)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use DeadReason::AttemptsExhausted;
+    use DeadReason::ExpiredRetrying;
+    use DeadReason::ExpiredRunning;
+    use DeadReason::Rejected;
+    use DeadReason::TimeExhausted;
+    use DeadReason::Undecodable;
+    use Settlement::Cancel;
+    use Settlement::DeadLetter;
+    use Settlement::HandBack;
+    use Settlement::Retry;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const RETRY: Failure = Failure::Failed(Intent::Retry);
+    const REJECT: Failure = Failure::Failed(Intent::Reject);
+    const PANIC: Failure = Failure::Panicked;
+    const UNDECODABLE: Failure = Failure::Undecodable;
+
+    const fn later(seconds: u64) -> Failure {
+        Failure::Failed(Intent::RetryAfter(Duration::from_secs(seconds)))
+    }
+
+    const fn stopped(reason: CancelReason) -> Failure {
+        Failure::Stopped(reason)
+    }
+
+    /// Three attempts, a second between them. It is second 100, and 40 seconds since the first was due.
+    fn facts() -> Facts {
+        Facts {
+            attempt: 1,
+            policy: RetryPolicy::fixed(SECOND).max_attempts(3),
+            cancelled: None,
+            now: 100 * SECOND,
+            first_due: 60 * SECOND,
+            deadline: None,
+            random: 0.5,
+        }
+    }
 
     #[test]
-    fn settles_by_result_attempt_and_shutdown() {
-        use DeadReason::{AttemptsExhausted, Rejected, Undecodable};
-        use Settlement::{DeadLetter, Done, HandBack, Retry};
-        let second = Duration::from_secs(1);
-        let day = Duration::from_secs(86_400);
-        let retry = Err(Failure::Failed(Intent::Retry));
-        let later = |wait| Err(Failure::Failed(Intent::RetryAfter(wait)));
-        let reject = Err(Failure::Failed(Intent::Reject));
-        // Three attempts, a second between them.
-        let policy = RetryPolicy::fixed(second).max_attempts(3);
-        for (result, attempt, cancelled, expected) in [
-            (Ok(()), 1, false, Done),
-            (Ok(()), 9, true, Done),
-            (retry, 1, false, Retry(second)),
-            (retry, 2, false, Retry(second)),
-            (retry, 3, false, DeadLetter(AttemptsExhausted)),
-            (retry, 1, true, HandBack),
-            (retry, 3, true, HandBack),
-            (later(2 * second), 1, false, Retry(2 * second)),
-            (later(day), 1, false, Retry(RetryPolicy::LONGEST_WAIT)),
-            (later(second), 3, false, DeadLetter(AttemptsExhausted)),
-            (later(second), 1, true, HandBack),
-            (reject, 1, false, DeadLetter(Rejected)),
-            (reject, 1, true, DeadLetter(Rejected)),
-            (Err(Failure::Panicked), 1, false, Retry(second)),
-            (Err(Failure::Panicked), 3, false, DeadLetter(AttemptsExhausted)),
-            (Err(Failure::Panicked), 1, true, Retry(second)),
-            (Err(Failure::Undecodable), 1, false, DeadLetter(Undecodable)),
-            (Err(Failure::Undecodable), 1, true, DeadLetter(Undecodable)),
+    fn settles_by_failure_and_attempt() {
+        for (failure, attempt, expected) in [
+            (RETRY, 1, Retry(SECOND)),
+            (RETRY, 2, Retry(SECOND)),
+            (RETRY, 3, DeadLetter(AttemptsExhausted)),
+            (later(2), 1, Retry(2 * SECOND)),
+            (later(86_400), 1, Retry(86_400 * SECOND)),
+            (later(1), 3, DeadLetter(AttemptsExhausted)),
+            (REJECT, 1, DeadLetter(Rejected)),
+            (PANIC, 1, Retry(SECOND)),
+            (PANIC, 3, DeadLetter(AttemptsExhausted)),
+            (UNDECODABLE, 1, DeadLetter(Undecodable)),
+            (stopped(CancelReason::Timeout), 1, Retry(SECOND)),
+            (stopped(CancelReason::Timeout), 3, DeadLetter(AttemptsExhausted)),
         ] {
-            let settled = settlement(result, attempt, policy, cancelled, 0.5);
-            assert_eq!(settled, expected, "{result:?} of attempt {attempt}, cancelled: {cancelled}");
+            let settled = settlement(failure, &Facts { attempt, ..facts() });
+            assert_eq!(settled, expected, "{failure:?} of attempt {attempt}");
+        }
+    }
+
+    #[test]
+    fn settles_by_why_the_attempt_was_told_to_stop() {
+        use CancelReason::{Deadline, Requested, Shutdown, Timeout};
+        for (cancelled, failure, expected) in [
+            (Shutdown, RETRY, HandBack),
+            (Shutdown, later(1), HandBack),
+            (Shutdown, REJECT, DeadLetter(Rejected)),
+            (Shutdown, PANIC, Retry(SECOND)),
+            (Shutdown, UNDECODABLE, DeadLetter(Undecodable)),
+            (Shutdown, stopped(Deadline), DeadLetter(ExpiredRunning)),
+            (Shutdown, stopped(Timeout), Retry(SECOND)),
+            (Deadline, RETRY, DeadLetter(ExpiredRunning)),
+            (Deadline, later(1), DeadLetter(ExpiredRunning)),
+            (Deadline, REJECT, DeadLetter(Rejected)),
+            (Deadline, PANIC, DeadLetter(ExpiredRunning)),
+            (Deadline, stopped(Deadline), DeadLetter(ExpiredRunning)),
+            (Timeout, RETRY, Retry(SECOND)),
+            (Timeout, later(9), Retry(9 * SECOND)),
+            (Timeout, REJECT, DeadLetter(Rejected)),
+            (Timeout, PANIC, Retry(SECOND)),
+            (Timeout, stopped(Timeout), Retry(SECOND)),
+            (Requested, RETRY, Cancel),
+            (Requested, REJECT, DeadLetter(Rejected)),
+            (Requested, PANIC, Cancel),
+            (Requested, stopped(Requested), Cancel),
+        ] {
+            let settled = settlement(failure, &Facts { cancelled: Some(cancelled), ..facts() });
+            assert_eq!(settled, expected, "{failure:?}, cancelled for {cancelled:?}");
+        }
+        let last = Facts { attempt: 3, cancelled: Some(Shutdown), ..facts() };
+        assert_eq!(settlement(RETRY, &last), HandBack, "the last attempt does not count either");
+    }
+
+    #[test]
+    fn an_attempt_that_could_not_start_in_time_is_not_scheduled() {
+        // Attempt; the deadline, and how long after the first was due it may start, in seconds.
+        for (attempt, deadline, within, failure, expected) in [
+            (1, Some(102), None, RETRY, Retry(SECOND)),
+            (1, Some(101), None, RETRY, DeadLetter(ExpiredRetrying)),
+            (1, Some(99), None, RETRY, DeadLetter(ExpiredRetrying)),
+            (1, Some(101), None, PANIC, DeadLetter(ExpiredRetrying)),
+            (1, Some(110), None, later(9), Retry(9 * SECOND)),
+            (1, Some(110), None, later(10), DeadLetter(ExpiredRetrying)),
+            (1, None, Some(41), RETRY, Retry(SECOND)),
+            (1, None, Some(40), RETRY, DeadLetter(TimeExhausted)),
+            (1, None, Some(45), later(6), DeadLetter(TimeExhausted)),
+            (1, Some(101), Some(40), RETRY, DeadLetter(ExpiredRetrying)),
+            (3, Some(101), Some(40), RETRY, DeadLetter(AttemptsExhausted)),
+            (1, Some(102), None, later(u64::MAX), DeadLetter(ExpiredRetrying)),
+            (1, None, Some(u64::MAX), later(u64::MAX), Retry(Duration::from_secs(u64::MAX))),
+        ] {
+            let mut facts = Facts { attempt, deadline: deadline.map(Duration::from_secs), ..facts() };
+            if let Some(within) = within {
+                facts.policy = facts.policy.within(Duration::from_secs(within));
+            }
+            let settled = settlement(failure, &facts);
+            assert_eq!(settled, expected, "{failure:?}, deadline {deadline:?}, within {within:?}");
         }
     }
 }

@@ -10,14 +10,18 @@ use std::time::UNIX_EPOCH;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::future::maybe_done;
+use tokio::time::Instant;
 
 use super::Producer;
 use super::outputs::Expected;
 use crate::envelope;
 use crate::error::Error;
 use crate::error::Result;
+use crate::handler::TaskContext;
 use crate::lane::Priority;
+use crate::outcome::DeadReason;
 use crate::reply::Reply;
+use crate::retry::RetryPolicy;
 use crate::task::Task;
 use crate::task::TaskId;
 
@@ -49,9 +53,36 @@ pub(super) struct Options {
     pub(super) queue: Option<String>,
     pub(super) priority: Priority,
     pub(super) start: Start,
+    pub(super) retry: Option<RetryPolicy>,
     pub(super) max_attempts: Option<u32>,
+    pub(super) deadline: Option<Deadline>,
+    /// The deadline of the task that enqueues this one, since the Unix epoch.
+    pub(super) no_later: Option<Duration>,
+    pub(super) run_timeout: Option<Duration>,
     pub(super) timeout: Option<Duration>,
     pub(super) without_output: bool,
+}
+
+/// When it is too late to start.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Deadline {
+    At(SystemTime),
+    /// After it was enqueued.
+    In(Duration),
+}
+
+impl Options {
+    /// The deadline of a task that is enqueued at `now`, both since the Unix epoch.
+    pub(super) fn deadline(&self, now: Duration) -> Option<Duration> {
+        let own = self.deadline.map(|deadline| match deadline {
+            Deadline::At(time) => time.duration_since(UNIX_EPOCH).unwrap_or_default(),
+            Deadline::In(time) => now.saturating_add(time),
+        });
+        match (own, self.no_later) {
+            (Some(own), Some(no_later)) => Some(own.min(no_later)),
+            (own, no_later) => own.or(no_later),
+        }
+    }
 }
 
 /// The setters that one task and many share.
@@ -93,9 +124,46 @@ macro_rules! options {
             self
         }
 
-        /// How many attempts there are, instead of what the consumer's retry policy says. At least 1.
+        /// What happens when it fails, instead of what handler or consumer say. Travels with the task, to the
+        /// millisecond. A [`custom`](RetryPolicy::custom) policy cannot: [`Error::InvalidSetting`].
+        pub fn retry(mut self, policy: RetryPolicy) -> Self {
+            self.options.retry = Some(policy);
+            self
+        }
+
+        /// How many attempts there are, instead of what the [`RetryPolicy`] says, whose ever it is. At least 1.
         pub fn max_attempts(mut self, attempts: u32) -> Self {
             self.options.max_attempts = Some(attempts.max(1));
+            self
+        }
+
+        /// It is not started at this time or later, nor tried again, and what still runs then is told to stop. It ends
+        /// as expired, in the dead letters: see [`DeadReason`]. Each machine goes by its own clock, so
+        /// theirs should agree. Defaults to never.
+        ///
+        /// Enqueuing fails as [`Error::DeadlinePassed`] if it could not be started before.
+        pub fn deadline(mut self, time: SystemTime) -> Self {
+            self.options.deadline = Some(Deadline::At(time));
+            self
+        }
+
+        /// As [`deadline`](Self::deadline), so long after it is enqueued.
+        pub fn deadline_in(mut self, time: Duration) -> Self {
+            self.options.deadline = Some(Deadline::In(time));
+            self
+        }
+
+        /// No later than the task of `ctx`: in a handler, hands its deadline on to what it enqueues. The earlier one
+        /// counts if a [`deadline`](Self::deadline) is given as well.
+        pub fn deadline_of(mut self, ctx: &TaskContext) -> Self {
+            self.options.no_later = ctx.deadline().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+            self
+        }
+
+        /// How long one attempt may take, instead of what handler or consumer say: see
+        /// [`ConsumerBuilder::run_timeout`](crate::ConsumerBuilder::run_timeout).
+        pub fn run_timeout(mut self, timeout: Duration) -> Self {
+            self.options.run_timeout = Some(timeout);
             self
         }
 
@@ -222,11 +290,19 @@ impl<T: Task> fmt::Debug for EnqueueAll<'_, T> {
 pub struct Enqueued<T: Task> {
     id: TaskId,
     output: Option<Expected<T>>,
+    /// When nobody will tell of it any more.
+    silent_at: Option<Instant>,
 }
 
 impl<T: Task> Enqueued<T> {
-    pub(super) fn new(id: TaskId, output: Option<Expected<T>>) -> Self {
-        Self { id, output }
+    /// How long after its deadline a task is heard of, at most: the default grace of a running one, and the way back.
+    const LAST_WORD: Duration = Duration::from_secs(10);
+
+    /// `left` is how long until its deadline.
+    pub(super) fn new(id: TaskId, output: Option<Expected<T>>, left: Option<Duration>) -> Self {
+        let silent_at =
+            left.and_then(|left| Instant::now().checked_add(left.saturating_add(Self::LAST_WORD)));
+        Self { id, output, silent_at }
     }
 
     /// Its id.
@@ -251,7 +327,9 @@ impl<T: Task> Enqueued<T> {
     ///
     /// # Errors
     ///
-    /// - [`Error::Failed`]: the task is in the dead letters.
+    /// - [`Error::Failed`]: the task is in the dead letters. A broker that expires a task tells nobody; so when 10 s
+    ///   after its deadline no consumer has told of it, that is taken for
+    ///   [`ExpiredInQueue`](DeadReason::ExpiredInQueue).
     /// - [`Error::Timeout`]: it is not done yet, or its output was lost with a broker node.
     /// - [`Error::NoOutput`]: none was asked for, because [`Task::Output`] is `()` or of
     ///   [`without_output`](Enqueue::without_output).
@@ -260,7 +338,14 @@ impl<T: Task> Enqueued<T> {
         let Some(expected) = self.output else {
             return Err(Error::NoOutput { id });
         };
-        match tokio::time::timeout(limit, expected.reply()).await {
+        let silence = self.silent_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let wait = silence.map_or(limit, |silence| silence.min(limit));
+        match tokio::time::timeout(wait, expected.reply()).await {
+            Err(_) if silence.is_some_and(|silence| silence <= limit) => Err(Error::Failed {
+                id,
+                reason: DeadReason::ExpiredInQueue.to_string(),
+                error: "its deadline has passed, and no consumer has told of it".to_owned(),
+            }),
             Err(_) => Err(Error::Timeout { action: format!("output of task {id}"), waited: limit }),
             Ok(None) => Err(Error::Closed),
             Ok(Some(Reply::Dead { reason, error })) => Err(Error::Failed { id, reason, error }),

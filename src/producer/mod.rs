@@ -70,7 +70,8 @@ impl Producer {
     /// # Errors
     ///
     /// - Never enqueued: [`Error::InvalidName`], [`Error::Encode`], [`Error::TooLarge`], [`Error::Unroutable`],
-    ///   [`Error::Rejected`], [`Error::Unavailable`], [`Error::Closed`], or a failure to declare its queue.
+    ///   [`Error::Rejected`], [`Error::Unavailable`], [`Error::DeadlinePassed`], [`Error::InvalidSetting`],
+    ///   [`Error::Closed`], or a failure to declare its queue.
     /// - Unknown: [`Error::Unconfirmed`].
     ///
     /// Dropped before it is done, the task may be enqueued or not.
@@ -104,6 +105,7 @@ impl Producer {
     async fn send<T: Task>(&self, task: T, options: &Options) -> Result<Enqueued<T>> {
         let producer = &*self.0;
         let payload = self.encode(&task)?;
+        let policy = Self::policy(options)?;
         let route = self.route(options.queue.as_deref().unwrap_or(T::QUEUE)).await?;
         let now = producer.broker.clock().now();
         let due = options.start.due(now);
@@ -111,11 +113,13 @@ impl Producer {
             Box::pin(producer.broker.declare_wheel()).await?;
         }
         let id = options.id.unwrap_or_else(|| TaskId::at(now));
+        let deadline = options.deadline(now);
+        in_time(id, due.unwrap_or(now), deadline)?;
         let output = match options.without_output {
             true => None,
             false => producer.outputs.expect::<T>(&producer.broker, id).await?,
         };
-        let envelope = Envelope {
+        let mut envelope = Envelope {
             id,
             name: T::NAME.into(),
             enqueued_at: now,
@@ -124,8 +128,8 @@ impl Producer {
             priority: options.priority,
             due,
             hold: None,
-            deadline: None,
-            run_timeout: None,
+            deadline,
+            run_timeout: options.run_timeout,
             revision: 0,
             returned: 0,
             unique: None,
@@ -133,10 +137,22 @@ impl Producer {
             payload,
             rest: Headers::new(),
         };
+        if let Some(policy) = policy {
+            envelope.set_policy(&policy);
+        }
         let publish = route.publish(envelope, now);
         let timeout = options.timeout.unwrap_or(producer.timeout);
         self.publish(&publish, &route, timeout).await.map_err(|error| refused(error, id, route.queue()))?;
-        Ok(Enqueued::new(id, output))
+        Ok(Enqueued::new(id, output, deadline.map(|deadline| deadline.saturating_sub(now))))
+    }
+
+    /// The task's own retry policy, as it travels.
+    fn policy(options: &Options) -> Result<Option<String>> {
+        let Some(policy) = &options.retry else { return Ok(None) };
+        let reason =
+            "a custom policy is a function, which cannot travel; give it to the handler or the consumer";
+        let text = policy.to_text();
+        text.map(Some).ok_or_else(|| Error::InvalidSetting { setting: "retry", reason: reason.to_owned() })
     }
 
     fn encode<T: Task>(&self, task: &T) -> Result<Vec<u8>> {
@@ -174,6 +190,16 @@ impl Producer {
         let route = Arc::new(self.0.broker.route(name));
         self.0.routes.write().expect(SOUND).insert(queue.to_owned(), route.clone());
         Ok(route)
+    }
+}
+
+/// That a task which may start at `start` is not too late then.
+fn in_time(id: TaskId, start: Duration, deadline: Option<Duration>) -> Result<()> {
+    match deadline {
+        Some(deadline) if deadline <= start => {
+            Err(Error::DeadlinePassed { id: id.to_string(), late: start.saturating_sub(deadline) })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod consume;
+mod deadline;
 mod delay;
 mod enqueue;
 mod output;
@@ -11,3 +12,4 @@ mod quarantine;
 mod retry;
 mod shutdown;
 mod support;
+mod timeout;

@@ -13,6 +13,10 @@ use taskhare::TaskError;
 use taskhare::TaskHandler;
 use taskhare::TaskId;
 use taskhare::async_trait;
+use taskhare::transport::Message;
+use taskhare::transport::Name;
+use taskhare::transport::Subscribe;
+use taskhare::transport::Value;
 use tokio::time::Instant;
 
 /// A task that does what it says.
@@ -111,4 +115,27 @@ pub async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
 /// Waits until `queue` has `count` dead letters.
 pub async fn dead_letters(broker: &Broker, queue: &str, count: u64) {
     eventually("dead letters", async || broker.dead(queue).await.unwrap() == count).await;
+}
+
+/// Takes the next dead letter of the queue `default`.
+pub async fn dead_letter(broker: &Broker) -> Message {
+    let queue = Name::new("queue", "taskhare.default.dead").unwrap();
+    let subscribe = Subscribe::new(queue, 1, "test");
+    let mut dead = broker.transport().subscribe(subscribe).await.unwrap();
+    let mut delivery = tokio::time::timeout(Duration::from_secs(3600), dead.next()).await.unwrap().unwrap();
+    let message = std::mem::take(&mut delivery.message);
+    delivery.ack();
+    dead.close().await;
+    message
+}
+
+/// Why it is dead, and its last error.
+pub fn reason(letter: &Message) -> (&str, &str) {
+    let text = |name| letter.headers.get(name).and_then(Value::as_text).unwrap_or_default();
+    (text("taskhare-reason"), text("taskhare-error"))
+}
+
+/// Not before `time`, and not much later: the clock is paused.
+pub fn soon_after(at: Duration, time: Duration) -> bool {
+    at >= time && at < time + Duration::from_millis(500)
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::collections::HashSet;
 use std::fmt;
+use std::time::Duration;
 
 use crate::worker::TASKS;
 
@@ -14,14 +15,48 @@ pub struct Account {
     done: HashMap<u32, usize>,
     /// The same from messages that had.
     again: HashMap<u32, usize>,
+    /// Of tasks that are tried again, in the order in which we read of them.
+    pub attempts: Vec<Attempt>,
     /// What they logged, and their panics.
     pub log: Vec<String>,
+}
+
+/// One attempt at a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Attempt {
+    pub task: u32,
+    pub number: u32,
+    /// When it started, since the Unix epoch.
+    pub at: Duration,
+    /// The process that ran it.
+    pub process: u32,
+}
+
+impl Attempt {
+    fn parse(line: &str) -> Self {
+        let numbers: Vec<u64> = line.split(' ').map(|number| number.parse().unwrap()).collect();
+        let [task, number, at, process] = numbers[..] else { panic!("{line}") };
+        let small = |number: u64| u32::try_from(number).unwrap();
+        let at = Duration::from_micros(at);
+        Self { task: small(task), number: small(number), at, process: small(process) }
+    }
+}
+
+impl fmt::Display for Attempt {
+    /// As [`parse`](Self::parse) reads it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {} {}", self.task, self.number, self.at.as_micros(), self.process)
+    }
 }
 
 impl Account {
     /// One line of a process's standard output; others than ours are libtest's.
     pub fn enter(&mut self, line: &str) {
         let Some((word, number)) = line.split_once(' ') else { return };
+        if word == "attempt" {
+            self.attempts.push(Attempt::parse(number));
+            return;
+        }
         let Ok(number) = number.parse() else { return };
         match word {
             "confirmed" => drop(self.confirmed.insert(number)),

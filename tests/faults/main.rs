@@ -19,5 +19,6 @@ mod process;
 mod process_ends;
 mod producer_dies;
 mod queue_is_new;
+mod retries;
 mod run;
 mod worker;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -12,10 +14,13 @@ use taskhare::Broker;
 use taskhare::Consumer;
 use taskhare::Producer;
 use taskhare::Task;
+use taskhare::TaskError;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// `producer` or `consumer`.
+use crate::account::Attempt;
+
+/// `producer`, `consumer`, or `retrier`: a consumer of [`Flaky`] tasks.
 pub const ROLE: &str = "TASKHARE_FAULTS_ROLE";
 /// The broker.
 pub const URL: &str = "TASKHARE_FAULTS_URL";
@@ -46,6 +51,17 @@ impl Task for Count {
     type Output = ();
 }
 
+/// It fails three times.
+#[derive(Serialize, Deserialize)]
+pub struct Flaky {
+    pub number: u32,
+}
+
+impl Task for Flaky {
+    const NAME: &'static str = "flaky";
+    type Output = ();
+}
+
 #[ignore = "run by the other tests, as a process"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn process() {
@@ -57,6 +73,7 @@ async fn process() {
     let at_a_time = std::env::var(AT_A_TIME).unwrap().parse().unwrap();
     match role.as_str() {
         "producer" => produce(&broker, at_a_time).await,
+        "retrier" => retry(&broker, at_a_time).await,
         _ => consume(&broker, at_a_time).await,
     }
     broker.close().await;
@@ -97,6 +114,23 @@ async fn consume(broker: &Broker, at_a_time: usize) {
         .concurrency(at_a_time)
         .prefetch(PREFETCH)
         .shutdown_grace(Duration::from_secs(5))
+        .start()
+        .await
+        .unwrap();
+    consumer.run_until(parent().cancelled()).await;
+}
+
+/// Fails, and says when it tried.
+async fn retry(broker: &Broker, at_a_time: usize) {
+    let consumer = Consumer::builder(broker)
+        .handler_fn(|task: Flaky, ctx| async move {
+            let at = SystemTime::now().duration_since(UNIX_EPOCH)?;
+            let attempt =
+                Attempt { task: task.number, number: ctx.attempt(), at, process: std::process::id() };
+            say(&format!("attempt {attempt}"));
+            if ctx.attempt() <= 3 { Err(TaskError::retry("not yet")) } else { Ok(()) }
+        })
+        .concurrency(at_a_time)
         .start()
         .await
         .unwrap();

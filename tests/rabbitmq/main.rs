@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod connect;
+mod deadline;
 mod publish;
 #[path = "../support/raw.rs"]
 #[allow(dead_code)]

@@ -47,7 +47,7 @@ impl Task for Impostor {
     type Output = ();
 }
 
-async fn broker() -> (Broker, String) {
+pub(crate) async fn broker() -> (Broker, String) {
     let url = TestBroker::shared().await.unwrap().fresh_vhost().await.unwrap();
     (Broker::connect(&url).await.unwrap(), url)
 }
@@ -64,7 +64,7 @@ async fn doubler(broker: &Broker) -> Consumer {
 }
 
 /// The next dead letter of the queue `default`.
-async fn dead_letter(broker: &Broker) -> Message {
+pub(crate) async fn dead_letter(broker: &Broker) -> Message {
     let mut dead = broker.transport().subscribe(subscribe("taskhare.default.dead", 1)).await.unwrap();
     let mut delivery = timeout(PATIENCE, dead.next()).await.unwrap().unwrap();
     let message = std::mem::take(&mut delivery.message);
@@ -73,7 +73,7 @@ async fn dead_letter(broker: &Broker) -> Message {
     message
 }
 
-fn reason(letter: &Message) -> &str {
+pub(crate) fn reason(letter: &Message) -> &str {
     letter.headers.get("taskhare-reason").and_then(Value::as_text).unwrap_or_default()
 }
 
@@ -91,6 +91,34 @@ async fn outputs_retries_and_rejections_reach_the_enqueuer() {
     assert_eq!(reason(&dead_letter(&broker).await), "rejected");
     consumer.shutdown().await;
     broker.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_enqueuers_policy_and_the_history_travel_with_a_task() {
+    let (broker, _) = broker().await;
+    let consumer = Consumer::builder(&broker)
+        .handler_fn(
+            |_: Double, ctx| async move { Err(TaskError::retry(format!("failure {}", ctx.attempt()))) },
+        )
+        .retry(RetryPolicy::never())
+        .start()
+        .await
+        .unwrap();
+    let producer = Producer::builder(&broker).build().await.unwrap();
+    let policy = RetryPolicy::fixed(Duration::from_millis(50)).max_attempts(3);
+    producer.enqueue(Double(0)).retry(policy).await.unwrap();
+    let letter = dead_letter(&broker).await;
+    assert_eq!(reason(&letter), "attempts-exhausted");
+    let Some(Value::List(history)) = letter.headers.get("taskhare-history") else { panic!("{letter:?}") };
+    let errors: Vec<&str> = history
+        .iter()
+        .map(|entry| match entry {
+            Value::Table(entry) => entry.get("error").and_then(Value::as_text).unwrap(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(errors, ["failure 1", "failure 2", "failure 3"]);
+    consumer.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
