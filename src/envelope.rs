@@ -158,13 +158,9 @@ impl Envelope {
         if self.priority != Priority::Normal {
             headers.insert(PRIORITY, self.priority.as_str());
         }
-        // What may not be early is rounded up, what may not be late is rounded down.
-        for (name, time) in [
-            (DUE, self.due.map(up)),
-            (HOLD, self.hold.map(up)),
-            (DEADLINE, self.deadline),
-            (RUN_TIMEOUT, self.run_timeout),
-        ] {
+        for (name, time) in
+            [(DUE, self.due), (HOLD, self.hold), (DEADLINE, self.deadline), (RUN_TIMEOUT, self.run_timeout)]
+        {
             if let Some(time) = time {
                 headers.insert(name, to_milliseconds(time));
             }

@@ -45,13 +45,13 @@ impl Route {
 
     /// The next message of a task.
     pub(crate) fn publish(&self, mut envelope: Envelope, now: Duration) -> Publish {
-        envelope.due = envelope.due.map(to_whole_milliseconds);
+        envelope.due = envelope.due.map(whole_milliseconds);
         let start = envelope.due.map_or(now, |due| due.max(now));
         let left = envelope.deadline.map(|deadline| deadline.saturating_sub(start));
         let lane = Lane::choose(envelope.priority, left, self.urgent_within);
         let passage = Self::passage(envelope.due, now);
         let arrival = now + passage.map_or(Duration::ZERO, Passage::time);
-        envelope.hold = envelope.due.and_then(|due| due.checked_sub(arrival)).map(to_whole_milliseconds);
+        envelope.hold = envelope.due.and_then(|due| due.checked_sub(arrival)).map(whole_milliseconds);
         let Some(passage) = passage else {
             return self.to(self.keys[lane as usize].clone(), envelope, now);
         };
@@ -79,10 +79,10 @@ impl Route {
     }
 }
 
-/// Rounded up, for nothing is to start early, and headers carry no more.
-fn to_whole_milliseconds(time: Duration) -> Duration {
-    let rest = time.subsec_nanos() % 1_000_000;
-    time + Duration::from_nanos(u64::from((1_000_000 - rest) % 1_000_000))
+/// As headers count. Rounded up: nothing is to be early.
+fn whole_milliseconds(time: Duration) -> Duration {
+    let beyond = time.subsec_nanos() % 1_000_000;
+    if beyond == 0 { time } else { time.saturating_add(Duration::from_nanos((1_000_000 - beyond).into())) }
 }
 
 #[cfg(test)]

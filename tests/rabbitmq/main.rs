@@ -3,6 +3,7 @@
 
 mod connect;
 mod deadline;
+mod delay;
 mod publish;
 #[path = "../support/raw.rs"]
 #[allow(dead_code)]

@@ -61,9 +61,14 @@ pub(super) async fn declare(session: &Session, topology: &Topology) -> Result<()
     let queues = topology.queues.iter().cloned().map(Object::Queue);
     let bindings = topology.bindings.iter().cloned().map(Object::Binding);
     let objects: Arc<[Object]> = exchanges.chain(queues).chain(bindings).collect();
+    let Stopped { closed, .. } = declare_from(session, objects.clone(), 0, Pace::Together).await?;
+    if closed.is_none() {
+        return Ok(());
+    }
+    // Once more, to see which of them the broker refuses.
     let (mut done, mut retries) = (0, 0);
     while done < objects.len() {
-        let Stopped { at, closed } = declare_from(session, objects.clone(), done).await?;
+        let Stopped { at, closed } = declare_from(session, objects.clone(), done, Pace::OneByOne).await?;
         let Some(closed) = closed else { return Ok(()) };
         retries = if at > done { 0 } else { retries };
         done = at;
@@ -77,6 +82,16 @@ pub(super) async fn declare(session: &Session, topology: &Topology) -> Result<()
     Ok(())
 }
 
+/// How the broker is asked. There may be hundreds of objects, and most often all of them exist: without an answer to
+/// each that takes a fifth of the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    /// It answers to the last only, if it refuses none.
+    Together,
+    /// It answers to each.
+    OneByOne,
+}
+
 /// How far it came, and why no further.
 struct Stopped {
     at: usize,
@@ -87,13 +102,15 @@ async fn declare_from(
     session: &Session,
     objects: Arc<[Object]>,
     from: usize,
+    pace: Pace,
 ) -> Result<Stopped, DeclareError> {
     let closing = Closing::new(session.health().clone());
     let (client, callback) = (session.client(), closing.clone());
     let work = async move {
         let channel = open_channel(&client, callback).await?;
         for (at, object) in objects.iter().enumerate().skip(from) {
-            if object.declare(&channel).await.is_err() {
+            let no_wait = pace == Pace::Together && at + 1 < objects.len();
+            if object.declare(&channel, no_wait).await.is_err() {
                 return Ok(Some(at));
             }
         }
@@ -111,12 +128,12 @@ async fn declare_from(
 }
 
 impl Object {
-    async fn declare(&self, channel: &Channel) -> Result<(), ClientError> {
+    async fn declare(&self, channel: &Channel, no_wait: bool) -> Result<(), ClientError> {
         match self {
             Self::Exchange(exchange) => {
                 let mut arguments =
                     ExchangeDeclareArguments::new(exchange.name.as_str(), exchange.kind.as_str());
-                arguments.durable(true);
+                arguments.durable(true).no_wait(no_wait);
                 if let Some(alternate) = &exchange.alternate {
                     let table: Headers = [("alternate-exchange", alternate.as_str())].into_iter().collect();
                     arguments.arguments(properties::table(&table));
@@ -125,15 +142,18 @@ impl Object {
             }
             Self::Queue(queue) => {
                 let mut arguments = QueueDeclareArguments::durable_client_named(queue.name.as_str());
-                arguments.arguments(properties::table(&queue.arguments()));
+                arguments.no_wait(no_wait).arguments(properties::table(&queue.arguments()));
                 channel.queue_declare(arguments).await.map(drop)
             }
             Self::Binding(Binding { exchange, key, to: Target::Queue(queue) }) => {
-                let arguments = QueueBindArguments::new(queue.as_str(), exchange.as_str(), key.as_str());
+                let mut arguments = QueueBindArguments::new(queue.as_str(), exchange.as_str(), key.as_str());
+                arguments.no_wait(no_wait);
                 channel.queue_bind(arguments).await
             }
             Self::Binding(Binding { exchange, key, to: Target::Exchange(target) }) => {
-                let arguments = ExchangeBindArguments::new(target.as_str(), exchange.as_str(), key.as_str());
+                let mut arguments =
+                    ExchangeBindArguments::new(target.as_str(), exchange.as_str(), key.as_str());
+                arguments.no_wait(no_wait);
                 channel.exchange_bind(arguments).await
             }
         }
