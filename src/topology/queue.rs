@@ -178,3 +178,63 @@ impl Queue {
 fn milliseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Value;
+
+    const QUORUM: QueueKind = QueueKind::Quorum { group_size: 1, delivery_limit: 5 };
+
+    fn queue(kind: QueueKind, with: impl FnOnce(&mut Queue)) -> Queue {
+        let mut queue = Queue::new(Name::new("queue", "q").unwrap(), kind);
+        with(&mut queue);
+        queue
+    }
+
+    #[test]
+    fn only_a_queue_that_refuses_dead_letters_at_least_once() {
+        let exchange = Name::new("exchange", "dead").unwrap();
+        let table = [
+            (Overflow::Reject, "reject-publish", "at-least-once"),
+            (Overflow::DropHead, "drop-head", "at-most-once"),
+        ];
+        for (overflow, written, strategy) in table {
+            let arguments = queue(QUORUM, |queue| {
+                queue.overflow = overflow;
+                queue.dead_letter = Some(DeadLetter { exchange: exchange.clone(), key: None });
+            })
+            .arguments();
+            assert_eq!(arguments.get("x-overflow"), Some(&written.into()));
+            assert_eq!(arguments.get("x-dead-letter-strategy"), Some(&strategy.into()));
+        }
+    }
+
+    #[test]
+    fn only_a_quorum_queue_limits_how_long_a_delivery_is_held() {
+        for (kind, expected) in [(QUORUM, Some(Value::Int(60_000))), (QueueKind::Classic, None)] {
+            let limited = queue(kind, |queue| queue.consumer_timeout = Some(Duration::from_secs(60)));
+            assert_eq!(limited.arguments().get("x-consumer-timeout"), expected.as_ref());
+        }
+    }
+
+    #[test]
+    fn a_stream_has_segments_that_fit_its_size_and_nothing_of_other_queues() {
+        const MIB: u64 = 1 << 20;
+        for (max_bytes, segment) in [(1, MIB), (32 * MIB, 4 * MIB), (1 << 40, 64 * MIB)] {
+            let max_age = Duration::from_millis(90_500);
+            let kind = QueueKind::Stream { group_size: 3, max_age, max_bytes };
+            let arguments = queue(kind, |queue| queue.message_ttl = Some(max_age)).arguments();
+            let expected: Headers = [
+                ("x-queue-type", Value::from("stream")),
+                ("x-initial-cluster-size", 3.into()),
+                ("x-max-age", "90s".into()),
+                ("x-max-length-bytes", Value::Int(max_bytes.try_into().unwrap())),
+                ("x-stream-max-segment-size-bytes", Value::Int(segment.try_into().unwrap())),
+            ]
+            .into_iter()
+            .collect();
+            assert_eq!(arguments, expected);
+        }
+    }
+}

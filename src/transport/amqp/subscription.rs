@@ -13,17 +13,19 @@ use async_trait::async_trait;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::name::Name;
 use crate::transport::Delivery;
 use crate::transport::Subscribe;
 use crate::transport::Subscription;
 use crate::transport::amqp::connection::Link;
 use crate::transport::amqp::connection::Shared;
 use crate::transport::amqp::declare::declare;
+use crate::transport::amqp::declare::depth;
 use crate::transport::amqp::live::Live;
 use crate::transport::amqp::live::StartError;
 use crate::transport::amqp::position::Position;
@@ -42,9 +44,12 @@ const YOUNG: Duration = Duration::from_secs(5);
 /// A channel that lived so long is fine, whatever it did.
 const PROVEN: Duration = Duration::from_secs(30);
 
-/// A stream that does not show within this time what was read last does not hold it any more: it is another one. If it
-/// was only slow, it is read again from its start.
+/// A stream that does not show within this time what was read last does not hold it any more, if the broker answers
+/// otherwise: it is another one. If it was only so slow, it is read again from its start.
 const PROOF: Duration = Duration::from_secs(10);
+
+/// Longer than what has arrived takes to be at hand.
+const ARRIVAL: Duration = Duration::from_millis(100);
 
 /// Where channels come from.
 pub(super) struct Source {
@@ -67,8 +72,8 @@ pub(super) struct Consumer {
     stage: Stage,
     /// Of a stream, how far it was read.
     position: Option<Box<Position>>,
-    /// When a stream has to have shown what was read last.
-    proof: Option<Pin<Box<Sleep>>>,
+    /// Ends when a stream has to have shown what was read last.
+    proof: Option<AbortOnDropHandle<()>>,
     /// How many channels in a row died young, or without having settled anything.
     deaths: u32,
     runtime: Handle,
@@ -130,8 +135,8 @@ impl Consumer {
             live.set_prefetch(self.subscribe.prefetch);
         }
         if self.position.as_ref().is_some_and(|position| position.is_resuming()) {
-            let _inside = self.runtime.enter();
-            self.proof = Some(Box::pin(tokio::time::sleep(PROOF)));
+            let proof = prove(live.session().clone(), self.subscribe.queue.clone());
+            self.proof = Some(AbortOnDropHandle::new(self.runtime.spawn(proof)));
         }
         self.stage = Stage::Live(live);
     }
@@ -176,13 +181,18 @@ impl Subscription for Consumer {
         loop {
             match &mut self.stage {
                 Stage::Live(live) => {
-                    let Poll::Ready(next) = live.poll_next(&self.runtime, cx) else {
-                        let Some(proof) = &mut self.proof else { return Poll::Pending };
-                        ready!(proof.as_mut().poll(cx));
-                        self.restart();
-                        continue;
-                    };
-                    match next {
+                    // Looked at first: what it waited for is at hand by now, if it has come at all.
+                    let is_overdue =
+                        self.proof.as_mut().is_some_and(|proof| Pin::new(proof).poll(cx).is_ready());
+                    let next = live.poll_next(&self.runtime, cx);
+                    if is_overdue {
+                        self.proof = None;
+                        if next.is_pending() {
+                            self.restart();
+                            continue;
+                        }
+                    }
+                    match ready!(next) {
                         Some(delivery) if self.position.is_none() => return Poll::Ready(Some(delivery)),
                         Some(delivery) => match self.read(delivery) {
                             None => {}
@@ -237,6 +247,17 @@ impl Drop for Consumer {
         if let Some(live) = self.end() {
             self.runtime.spawn(live.retire());
         }
+    }
+}
+
+/// Ends when the stream has had the time to show what was read last, and the broker has answered after that: a network
+/// that is silent proves nothing.
+async fn prove(session: Arc<Session>, stream: Name) {
+    tokio::time::sleep(PROOF).await;
+    match depth(&session, &stream).await {
+        Ok(_) => tokio::time::sleep(ARRIVAL).await,
+        // The channel is lost too, and another one takes its place.
+        Err(_) => std::future::pending().await,
     }
 }
 

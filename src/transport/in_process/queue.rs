@@ -532,4 +532,62 @@ mod tests {
         assert_eq!(reasons(&mut queue), [Reason::Rejected]);
         assert!(!queue.is_full());
     }
+
+    #[test]
+    fn what_is_held_when_the_prefetch_is_set_counts_no_more() {
+        let table: [(u16, &[u64], &str, &str); 5] = [
+            (1, &[], "c", ""),
+            (3, &[], "c d e", ""),
+            (0, &[], "c", ""),
+            (1, &[1, 2], "c", ""),
+            (1, &[3], "c", "d"),
+        ];
+        for (prefetch, settled, at_once, later) in table {
+            let mut queue = queue(QUORUM, |_| ());
+            queue.subscribe(1, 2, Start::First, Instant::now());
+            push_all(&mut queue, "a b c d e");
+            assert_eq!(bodies(&mut queue, 1), "a b");
+            queue.set_prefetch(1, prefetch);
+            queue.dispatch(Instant::now());
+            assert_eq!(bodies(&mut queue, 1), at_once, "{prefetch}");
+            settled.iter().for_each(|tag| queue.settle(1, *tag, Settlement::Ack));
+            queue.dispatch(Instant::now());
+            assert_eq!(bodies(&mut queue, 1), later, "{prefetch} {settled:?}");
+        }
+    }
+
+    #[test]
+    fn a_stream_forgets_what_is_too_old_or_too_much_and_never_early() {
+        let table = [(100, 3, 0, "b c d"), (100, 9, 99, "a b c d"), (100, 9, 100, ""), (100, 0, 0, "")];
+        for (max_age, max_bytes, after, expected) in table {
+            let max_age = Duration::from_millis(max_age);
+            let mut queue = queue(QueueKind::Stream { group_size: 1, max_age, max_bytes }, |_| ());
+            let now = Instant::now();
+            "a b c d".split(' ').for_each(|body| push(&mut queue, body, Some(1), now));
+            queue.dispatch(now + Duration::from_millis(after));
+            assert_eq!(waiting(&queue), expected, "{max_bytes} after {after}");
+        }
+    }
+
+    #[test]
+    fn a_reader_starts_where_it_was_asked_to() {
+        let table = [
+            (Start::First, "a b c"),
+            (Start::Next, "c"),
+            (Start::Ago(Duration::from_secs(5)), "b c"),
+            (Start::Ago(Duration::from_secs(10)), "a b c"),
+        ];
+        for (start, expected) in table {
+            let max_age = Duration::from_secs(3600);
+            let mut queue = queue(QueueKind::Stream { group_size: 1, max_age, max_bytes: 9 }, |_| ());
+            let now = Instant::now();
+            push(&mut queue, "a", None, now);
+            push(&mut queue, "b", None, now + Duration::from_secs(5));
+            let now = now + Duration::from_secs(10);
+            queue.subscribe(1, 9, start, now);
+            push(&mut queue, "c", None, now);
+            queue.dispatch(now);
+            assert_eq!(bodies(&mut queue, 1), expected, "{start:?}");
+        }
+    }
 }
