@@ -351,11 +351,6 @@ fn to_milliseconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// To whole milliseconds.
-fn up(duration: Duration) -> Duration {
-    duration.saturating_add(Duration::from_nanos(999_999))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -446,15 +441,6 @@ mod tests {
                 let sent = envelope.retry(enqueued_at + attempt * 60 * second, "").seal();
                 envelope = Envelope::open(sent).unwrap();
             }
-        }
-    }
-
-    #[test]
-    fn nothing_is_due_early_for_being_written_in_milliseconds() {
-        for (nanoseconds, milliseconds) in [(0, 0), (1, 1), (999_999, 1), (1_000_000, 1), (1_000_001, 2)] {
-            let due = Some(Duration::from_nanos(nanoseconds));
-            let opened = Envelope::open(Envelope { due, ..envelope() }.seal()).unwrap();
-            assert_eq!(opened.due, Some(Duration::from_millis(milliseconds)), "{nanoseconds} ns");
         }
     }
 
