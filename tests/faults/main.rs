@@ -14,6 +14,7 @@ mod account;
 mod broker_restarts;
 mod connections_close;
 mod consumer_dies;
+mod delays;
 mod link_is_cut;
 mod process;
 mod process_ends;

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::account::Attempt;
 
-/// `producer`, `consumer`, or `retrier`: a consumer of [`Flaky`] tasks.
+/// `producer`, `consumer`, `retrier`: a consumer of [`Flaky`] tasks, or `waiter`: one of [`Later`] ones.
 pub const ROLE: &str = "TASKHARE_FAULTS_ROLE";
 /// The broker.
 pub const URL: &str = "TASKHARE_FAULTS_URL";
@@ -74,6 +74,7 @@ async fn process() {
     match role.as_str() {
         "producer" => produce(&broker, at_a_time).await,
         "retrier" => retry(&broker, at_a_time).await,
+        "waiter" => wait(&broker, at_a_time).await,
         _ => consume(&broker, at_a_time).await,
     }
     broker.close().await;
@@ -114,6 +115,34 @@ async fn consume(broker: &Broker, at_a_time: usize) {
         .concurrency(at_a_time)
         .prefetch(PREFETCH)
         .shutdown_grace(Duration::from_secs(5))
+        .start()
+        .await
+        .unwrap();
+    consumer.run_until(parent().cancelled()).await;
+}
+
+/// It is delayed.
+#[derive(Serialize, Deserialize)]
+pub struct Later {
+    pub number: u32,
+}
+
+impl Task for Later {
+    const NAME: &'static str = "later";
+    type Output = ();
+}
+
+/// Says when tasks start.
+async fn wait(broker: &Broker, at_a_time: usize) {
+    let consumer = Consumer::builder(broker)
+        .handler_fn(|task: Later, ctx| async move {
+            let at = SystemTime::now().duration_since(UNIX_EPOCH)?;
+            let attempt =
+                Attempt { task: task.number, number: ctx.attempt(), at, process: std::process::id() };
+            say(&format!("attempt {attempt}"));
+            Ok(())
+        })
+        .concurrency(at_a_time)
         .start()
         .await
         .unwrap();
