@@ -9,7 +9,10 @@ use super::held::Room;
 use super::held::Turn;
 use super::put_back::PutBack;
 use super::ready::Ready;
+use super::skew::Difference;
+use super::skew::Skew;
 use crate::clock::Clock;
+use crate::envelope;
 use crate::lane::Picker;
 use crate::transport::Delivery;
 use crate::transport::Subscription;
@@ -21,6 +24,7 @@ pub(super) struct Intake {
     /// Not due yet.
     held: Held,
     put_back: PutBack,
+    skew: Skew,
     clock: Clock,
 }
 
@@ -50,6 +54,7 @@ impl Intake {
             picker,
             held: Held::new(clock),
             put_back,
+            skew: Skew::default(),
             clock,
         }
     }
@@ -84,11 +89,17 @@ impl Intake {
                         None => break,
                     },
                     Poll::Ready(None) => lane.ended = true,
-                    Poll::Ready(Some(delivery)) => match Turn::of(&delivery, || self.clock.now()) {
-                        Turn::Now => lane.ready.push(delivery, self.clock),
-                        Turn::At(start) => self.held.hold(start, index, delivery),
-                        Turn::TooEarly => self.put_back.start(delivery),
-                    },
+                    Poll::Ready(Some(delivery)) => {
+                        if let Some(left) = envelope::expired_at(&delivery.message) {
+                            let is_alone = self.held.is_empty() && !lane.ready.is_waiting();
+                            warn(self.skew.observe(left, self.clock.now(), is_alone));
+                        }
+                        match Turn::of(&delivery, || self.clock.now()) {
+                            Turn::Now => lane.ready.push(delivery, self.clock),
+                            Turn::At(start) => self.held.hold(start, index, delivery),
+                            Turn::TooEarly => self.put_back.start(delivery),
+                        }
+                    }
                 }
             }
         }
@@ -115,6 +126,15 @@ impl Intake {
             lane.subscription.close().await;
         }
     }
+}
+
+fn warn(difference: Option<Difference>) {
+    let (how, by) = match difference {
+        None => return,
+        Some(Difference::Ahead(by)) => ("ahead of", by),
+        Some(Difference::Behind(by)) => ("behind", by),
+    };
+    tracing::warn!(?by, "this machine's clock is {how} the broker's; let both follow a time server");
 }
 
 #[cfg(test)]

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! - [`intake`] has what was delivered and not started: at most `prefetch` for each lane.
-//! - [`held`] keeps what is not due yet, and [`put_back`] returns to the delay wheel what is not due for long.
+//! - [`held`] keeps what is not due yet, and [`put_back`] returns to the delay wheel what is not due for long;
+//!   [`skew`] sees to the clocks.
 //! - [`ready`] is what of that may start, of one lane, the most pressing first.
 //! - [`dispatcher`] waits for a slot, takes the next delivery, starts an attempt.
 //! - [`suspicion`] decides, purely, about what came back without an end; [`quarantine`] takes it in, and the [`ward`]
@@ -39,6 +40,7 @@ mod receipt;
 mod registry;
 mod sequel;
 mod settle;
+mod skew;
 mod suspicion;
 mod ward;
 
