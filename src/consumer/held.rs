@@ -16,7 +16,7 @@ use crate::envelope;
 use crate::transport::Delivery;
 
 /// What is to be held longer than this goes back to the delay wheel: what is held counts against the prefetch and
-/// RabbitMQ's consumer timeout. The wheel itself leaves a fifth of it.
+/// RabbitMQ's consumer timeout. The wheel leaves at most a fifth of it.
 const LONGEST_HOLD: Duration = Duration::from_secs(1);
 
 /// What to do with a delivery that has just arrived.

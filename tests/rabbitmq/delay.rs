@@ -118,6 +118,12 @@ async fn tasks_for_a_queue_that_is_gone_hold_up_no_others_and_are_found() {
     let found = next(&mut undeliverable).await;
     assert_eq!(found.message.headers.get("taskhare-queue"), Some(&Value::from("gone")));
     assert_eq!(found.message.kind.as_deref(), Some("note"));
+    let Some(Value::List(deaths)) = found.message.headers.get("x-death") else { panic!("{found:?}") };
+    let time = deaths.iter().find_map(|death| match death {
+        Value::Table(death) => death.get("time"),
+        _ => None,
+    });
+    assert!(matches!(time, Some(Value::Timestamp(_))), "by which clocks are compared: {found:?}");
     consumer.shutdown().await;
     broker.close().await;
 }
