@@ -75,6 +75,9 @@ async fn what_could_not_start_in_time_is_refused_at_once() {
     let error = producer.enqueue(Act::Succeed).deadline_in(Duration::ZERO).await.unwrap_err();
     assert!(matches!(error, Error::DeadlinePassed { .. }), "{error}");
     assert!(!error.is_transient());
+    let delayed = producer.enqueue(Act::Succeed).delay(10 * SECOND).deadline_in(10 * SECOND).await;
+    assert!(matches!(delayed.unwrap_err(), Error::DeadlinePassed { .. }));
+    assert_eq!(broker.delayed().await.unwrap(), 0);
     assert_eq!(broker.waiting("default").await.unwrap(), 0);
 }
 
@@ -111,6 +114,19 @@ async fn what_is_late_when_its_turn_comes_is_not_started() {
     assert!(letters.iter().all(|letter| reason(letter).0 == "expired-unstarted"), "{letters:?}");
     assert_eq!(letters[1].id, Some(also_late.id().to_string()));
     assert_eq!(actor.seen().iter().map(|seen| seen.id).collect::<Vec<_>>(), [before.id()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_late_out_of_its_delay_is_not_started() {
+    let broker = Broker::in_process();
+    let (producer, actor, started) = (producer(&broker).await, Actor::new(), Instant::now());
+    producer.enqueue(Act::Succeed).delay(20 * SECOND).deadline_in(21 * SECOND).await.unwrap();
+    // Nobody is there to start it, and in the wheel it had no time to live.
+    tokio::time::sleep(30 * SECOND).await;
+    assert_eq!((broker.waiting("default").await.unwrap(), broker.dead("default").await.unwrap()), (1, 0));
+    let _consumer = consumer(&broker, &actor).await;
+    assert_eq!(reason(&dead_letter(&broker).await).0, "expired-unstarted");
+    assert!(soon_after(started.elapsed(), 30 * SECOND) && actor.seen().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
