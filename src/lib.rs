@@ -41,6 +41,13 @@
 //! [`TaskError::retry_after`] says when. What has failed for good, cannot be decoded or has no handler is in the queue's
 //! dead letters, with the [`DeadReason`] and the error. A crash can run a task twice; [`TaskContext::id`] stays the same.
 //!
+//! # When it takes too long
+//!
+//! A task with a [`deadline`](Enqueue::deadline) never starts after it: enqueuing refuses it, the broker takes it out of
+//! its queue, the consumer does not start it, and no retry is planned beyond it. What runs at its deadline, or for longer
+//! than its [`run_timeout`](ConsumerBuilder::run_timeout), is told by [`TaskContext::cancellation`], and dropped after a
+//! grace period. Each such end is a dead letter with its reason, or a failed attempt.
+//!
 //! # Testing handlers
 //!
 //! [`Broker::in_process`] keeps the same contract as RabbitMQ (one suite runs against both) on tokio's clock: under

@@ -130,6 +130,11 @@ impl RetryPolicy {
         }
     }
 
+    /// Whether its waits are meant to the millisecond. A random one may as well be a little shorter.
+    pub(crate) fn is_exact(&self) -> bool {
+        !matches!(self.backoff, Backoff::Exponential { .. })
+    }
+
     /// How long after it was first due the last attempt may start.
     pub(crate) fn time_limit(&self) -> Option<Duration> {
         self.within

@@ -113,7 +113,8 @@ impl ConsumerBuilder {
     }
 
     /// Runs tasks of one type with a closure that may block its thread: on tokio's pool of blocking threads. What
-    /// blocks cannot be stopped: at the end of the grace period its task goes back to the queue while it runs on.
+    /// blocks cannot be stopped, only told: at the end of a grace period its task is settled, or back in its queue, and
+    /// its slot is free, while it runs on.
     pub fn handler_blocking<T, F>(self, handler: F) -> Self
     where
         T: Task,

@@ -293,7 +293,7 @@ mod tests {
         let stop = CancellationToken::new();
         let executor = Arc::new(Executor::new(&broker, Arc::new(registry), defaults, queue.clone(), stop));
         let lane = broker.names().lane(&queue, Lane::Urgent);
-        let subscribe = Subscribe::new(lane, 1, "");
+        let subscribe = Subscribe::new(lane, 1, "test");
         let mut subscription = broker.transport().subscribe(subscribe).await.unwrap();
         let delivery = subscription.next().await.unwrap();
         tokio::time::sleep(after).await;

@@ -6,7 +6,7 @@
 //!  urgent ─┐                        slot free?             ┌─ Ok ────────────► reply, if wanted ──► ack
 //!  normal ─┼─► intake ──► dispatcher ────────► executor ───┼─ Err, panic ────► publish the next attempt, confirmed ──► ack
 //!  low    ─┘   │  ▲       one loop per queue   one attempt └─ reject, last,
-//!              ▼  │ due                                       undecodable, … ► publish a dead letter, confirmed ──► ack
+//!              ▼  │ due                                       undecodable, late … ► publish a dead letter, confirmed ──► ack
 //!              held: not due yet
 //! ```
 //!

@@ -6,6 +6,7 @@ use crate::handler::CancelReason;
 use crate::handler::Intent;
 use crate::outcome::DeadReason;
 use crate::retry::RetryPolicy;
+use crate::topology::wheel;
 
 /// How an attempt ended without success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +72,11 @@ fn retry(wait: Option<Duration>, facts: &Facts) -> Settlement {
     let Some(backoff) = facts.policy.after(facts.attempt, facts.random) else {
         return Settlement::DeadLetter(DeadReason::AttemptsExhausted);
     };
-    let wait = wait.unwrap_or(backoff);
+    let wait = match wait {
+        Some(wait) => wait,
+        None if facts.policy.is_exact() => backoff,
+        None => wheel::shortened(backoff),
+    };
     let start = facts.now.saturating_add(wait);
     let last_start = facts.policy.time_limit().map(|limit| facts.first_due.saturating_add(limit));
     if facts.deadline.is_some_and(|deadline| start >= deadline) {
@@ -176,6 +181,23 @@ mod tests {
         }
         let last = Facts { attempt: 3, cancelled: Some(Shutdown), ..facts() };
         assert_eq!(settlement(RETRY, &last), HandBack, "the last attempt does not count either");
+    }
+
+    #[test]
+    fn a_random_wait_is_shortened_to_few_hops_and_others_are_exact() {
+        let wait = 100 * SECOND;
+        let exponential = RetryPolicy::exponential(2 * wait).max_attempts(3);
+        for (policy, failure, expected) in [
+            (RetryPolicy::fixed(wait), RETRY, wait),
+            (RetryPolicy::custom(move |_| Some(wait)), RETRY, wait),
+            (exponential.clone(), later(100), wait),
+        ] {
+            assert_eq!(settlement(failure, &Facts { policy, ..facts() }), Retry(expected));
+        }
+        let Retry(shortened) = settlement(RETRY, &Facts { policy: exponential, ..facts() }) else {
+            panic!("it is tried again");
+        };
+        assert!(shortened < wait && shortened > wait * 3 / 4, "{shortened:?}");
     }
 
     #[test]

@@ -329,7 +329,8 @@ impl<T: Task> Enqueued<T> {
     ///
     /// - [`Error::Failed`]: the task is in the dead letters. A broker that expires a task tells nobody; so when 10 s
     ///   after its deadline no consumer has told of it, that is taken for
-    ///   [`ExpiredInQueue`](DeadReason::ExpiredInQueue).
+    ///   [`ExpiredInQueue`](DeadReason::ExpiredInQueue): wrongly so if it runs in a consumer whose
+    ///   [`cancel_grace`](crate::ConsumerBuilder::cancel_grace) is longer.
     /// - [`Error::Timeout`]: it is not done yet, or its output was lost with a broker node.
     /// - [`Error::NoOutput`]: none was asked for, because [`Task::Output`] is `()` or of
     ///   [`without_output`](Enqueue::without_output).

@@ -1,8 +1,5 @@
 //! Tasks that come too late, at each of the four points where that is noticed; and before a retry.
 
-use std::io;
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::time::Duration;
 use std::time::SystemTime;
 
@@ -20,7 +17,6 @@ use taskhare::Task;
 use taskhare::TaskError;
 use taskhare::transport::Name;
 use tokio::time::Instant;
-use tracing_subscriber::fmt::MakeWriter;
 
 use crate::support::Act;
 use crate::support::Actor;
@@ -79,6 +75,9 @@ async fn what_could_not_start_in_time_is_refused_at_once() {
     let error = producer.enqueue(Act::Succeed).deadline_in(Duration::ZERO).await.unwrap_err();
     assert!(matches!(error, Error::DeadlinePassed { .. }), "{error}");
     assert!(!error.is_transient());
+    let delayed = producer.enqueue(Act::Succeed).delay(10 * SECOND).deadline_in(10 * SECOND).await;
+    assert!(matches!(delayed.unwrap_err(), Error::DeadlinePassed { .. }));
+    assert_eq!(broker.delayed().await.unwrap(), 0);
     assert_eq!(broker.waiting("default").await.unwrap(), 0);
 }
 
@@ -115,6 +114,19 @@ async fn what_is_late_when_its_turn_comes_is_not_started() {
     assert!(letters.iter().all(|letter| reason(letter).0 == "expired-unstarted"), "{letters:?}");
     assert_eq!(letters[1].id, Some(also_late.id().to_string()));
     assert_eq!(actor.seen().iter().map(|seen| seen.id).collect::<Vec<_>>(), [before.id()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_late_out_of_its_delay_is_not_started() {
+    let broker = Broker::in_process();
+    let (producer, actor, started) = (producer(&broker).await, Actor::new(), Instant::now());
+    producer.enqueue(Act::Succeed).delay(20 * SECOND).deadline_in(21 * SECOND).await.unwrap();
+    // Nobody is there to start it, and in the wheel it had no time to live.
+    tokio::time::sleep(30 * SECOND).await;
+    assert_eq!((broker.waiting("default").await.unwrap(), broker.dead("default").await.unwrap()), (1, 0));
+    let _consumer = consumer(&broker, &actor).await;
+    assert_eq!(reason(&dead_letter(&broker).await).0, "expired-unstarted");
+    assert!(soon_after(started.elapsed(), 30 * SECOND) && actor.seen().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -203,31 +215,6 @@ async fn an_expiry_during_a_shutdown_is_in_the_receipt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_expiry_that_a_consumer_finds_is_logged_with_its_reason() {
-    let log = Log::default();
-    // For all threads: with several subscribers tracing may take one's silence for everyone's.
-    tracing_subscriber::fmt().with_writer(log.clone()).with_ansi(false).init();
-    let broker = Broker::in_process();
-    let (producer, actor) = (producer(&broker).await, Actor::new());
-    let _consumer = consumer(&broker, &actor).await;
-    let failing = producer.enqueue(Act::Fail).deadline_in(5 * SECOND).await.unwrap().id();
-    actor.wait_for(1).await;
-    let running = producer.enqueue(Act::Sleep(60 * SECOND)).deadline_in(5 * SECOND).await.unwrap().id();
-    let waiting = producer.enqueue(Act::Succeed).deadline_in(5 * SECOND).await.unwrap().id();
-    dead_letters(&broker, "default", 3).await;
-    for (id, reason) in
-        [(failing, "expired-retrying"), (running, "expired-running"), (waiting, "expired-unstarted")]
-    {
-        let is_told = |line: &str| {
-            line.contains("task has expired")
-                && line.contains(&id.to_string())
-                && line.contains(&format!("reason={reason}"))
-        };
-        assert!(log.text().lines().any(is_told), "{reason} of {id}:\n{}", log.text());
-    }
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_handler_hands_its_deadline_on() {
     let broker = Broker::in_process();
     let producer = producer(&broker).await;
@@ -286,33 +273,4 @@ async fn a_near_deadline_is_urgent_and_so_is_a_retry_when_it_has_come_near() {
     tokio::time::sleep(24 * SECOND).await;
     consumer.shutdown().await;
     eventually("its retry is urgent", async || depth("urgent").await == 1).await;
-}
-
-/// What was logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
-
-impl io::Write for Log {
-    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(text);
-        Ok(text.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MakeWriter<'_> for Log {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        self.clone()
-    }
 }

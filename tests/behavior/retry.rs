@@ -213,6 +213,18 @@ async fn no_attempt_starts_later_than_the_policys_time_after_the_first_was_due()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_delay_does_not_use_up_the_policys_time() {
+    let broker = Broker::in_process();
+    let producer = Producer::builder(&broker).build().await.unwrap();
+    let actor = Actor::new();
+    let _consumer = Consumer::builder(&broker).handler(actor.clone()).start().await.unwrap();
+    let policy = RetryPolicy::fixed(10 * SECOND).max_attempts(100).within(25 * SECOND);
+    producer.enqueue(Act::Fail).delay(60 * SECOND).retry(policy).await.unwrap();
+    assert_eq!(reason(&dead_letter(&broker).await).0, "time-exhausted");
+    assert_eq!(actor.seen().len(), 3, "at 60, 70 and 80 seconds");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_policy_of_ones_own_says_when_and_how_often() {
     let policy = RetryPolicy::custom(|failed| (failed < 3).then(|| failed * 10 * SECOND));
     let (broker, actor, _consumer) = run(Act::Fail, policy).await;

@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
 use taskhare::Broker;
+use taskhare::CancelReason;
 use taskhare::Consumer;
 use taskhare::Error as TaskhareError;
 use taskhare::Fate;
@@ -119,6 +120,35 @@ async fn the_enqueuers_policy_and_the_history_travel_with_a_task() {
         .collect();
     assert_eq!(errors, ["failure 1", "failure 2", "failure 3"]);
     consumer.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_takes_too_long_is_told_then_dropped_and_tried_again() {
+    let (broker, _) = broker().await;
+    let (sender, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let consumer = Consumer::builder(&broker)
+        .handler_fn(move |_: Double, ctx| {
+            let sender = sender.clone();
+            async move {
+                if ctx.attempt() == 1 {
+                    ctx.cancelled().await;
+                    sender.send(ctx.cancel_reason()).unwrap();
+                    std::future::pending::<()>().await;
+                }
+                Ok(u64::from(ctx.attempt()))
+            }
+        })
+        .retry(RetryPolicy::fixed(Duration::from_millis(50)))
+        .run_timeout(Duration::from_millis(500))
+        .cancel_grace(Duration::from_millis(200))
+        .start()
+        .await
+        .unwrap();
+    let producer = Producer::builder(&broker).build().await.unwrap();
+    assert_eq!(producer.enqueue(Double(1)).await.unwrap().output().await.unwrap(), 2);
+    assert_eq!(told.recv().await, Some(Some(CancelReason::Timeout)));
+    consumer.shutdown().await;
+    assert_eq!((broker.waiting("default").await.unwrap(), broker.dead("default").await.unwrap()), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
