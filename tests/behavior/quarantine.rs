@@ -11,9 +11,7 @@ use taskhare::Replication;
 use taskhare::RetryPolicy;
 use taskhare::Task;
 use taskhare::transport::Delivery;
-use taskhare::transport::Message;
 use taskhare::transport::Name;
-use taskhare::transport::Publish;
 use taskhare::transport::Subscribe;
 use taskhare::transport::Subscription;
 use taskhare::transport::Value;
@@ -23,6 +21,8 @@ use crate::support::Actor;
 use crate::support::Seen;
 use crate::support::dead_letters;
 use crate::support::eventually;
+use crate::support::put_with_deadline;
+use crate::support::take;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -207,27 +207,13 @@ async fn a_classic_queue_does_not_count_and_the_second_return_is_noticed_all_the
     assert_eq!((actor.seen().len(), reason(&broker).await.as_str()), (1, "crashed"));
 }
 
-/// As if it had been enqueued with a deadline.
-async fn give_deadline(broker: &Broker, after: Duration) {
-    let (mut delivery, mut subscription) = first(broker, LANE).await;
-    let mut message: Message = std::mem::take(&mut delivery.message);
-    delivery.ack();
-    subscription.close().await;
-    let since_the_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let deadline = i64::try_from((since_the_epoch + after).as_millis()).unwrap();
-    message.headers.insert("taskhare-deadline", deadline);
-    let (exchange, key) = ("taskhare.tasks", "default.normal");
-    let [exchange, key] = [exchange, key].map(|name| Name::new("name", name).unwrap());
-    let publish = Publish { exchange, key, mandatory: true, message };
-    broker.transport().publish(&publish, SECOND).await.unwrap();
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_deadline_that_passes_in_quarantine_is_kept() {
     let (broker, actor) = (Broker::in_process(), Actor::new());
     enqueue(&broker, Act::Succeed).await;
     // Quarantine opens later than this.
-    give_deadline(&broker, SECOND / 2).await;
+    let message = take(&broker).await;
+    put_with_deadline(&broker, message, SECOND / 2).await;
     die(&broker, LANE, 2).await;
     let _consumer = consumer(&broker, &actor).await;
     dead_letters(&broker, "default", 1).await;
