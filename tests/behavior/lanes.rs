@@ -12,8 +12,6 @@ use taskhare::Producer;
 use taskhare::Task;
 
 use crate::support::eventually;
-use crate::support::put_with_deadline;
-use crate::support::take;
 
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Numbered(u64);
@@ -41,6 +39,11 @@ async fn consumer(
             }
         });
     with(builder).start().await.unwrap()
+}
+
+/// Where a near deadline does not choose the urgent lane.
+fn one_lane() -> Broker {
+    Broker::builder().urgent_within(Duration::ZERO).in_process().unwrap()
 }
 
 /// 60 of each priority, the lowest first.
@@ -92,20 +95,15 @@ async fn strict_lanes_are_emptied_in_order() {
 
 #[tokio::test(start_paused = true)]
 async fn in_a_lane_the_earliest_deadline_starts_first_and_one_without_is_not_left_behind() {
-    let (broker, started) = (Broker::in_process(), Started::default());
+    let (broker, started) = (one_lane(), Started::default());
     let producer = Producer::builder(&broker).build().await.unwrap();
-    let deadlines = [0, 50, 0, 30, 40, 3600, 0];
-    for number in deadlines {
-        producer.enqueue(Numbered(number)).await.unwrap();
-    }
     // 0 for none.
-    for deadline in deadlines {
-        let message = take(&broker).await;
-        if deadline > 0 {
-            put_with_deadline(&broker, message, Duration::from_secs(deadline)).await;
-        } else {
-            producer.enqueue(Numbered(0)).await.unwrap();
-        }
+    for deadline in [0, 50, 0, 30, 40, 3600, 0] {
+        let enqueue = producer.enqueue(Numbered(deadline));
+        match deadline {
+            0 => enqueue.await.unwrap(),
+            _ => enqueue.deadline_in(Duration::from_secs(deadline)).await.unwrap(),
+        };
     }
     let _consumer = consumer(&broker, &started, |builder| builder).await;
     let numbers: Vec<u64> = order(&started, 7).await.into_iter().map(|task| task.1).collect();
@@ -114,15 +112,13 @@ async fn in_a_lane_the_earliest_deadline_starts_first_and_one_without_is_not_lef
 
 #[tokio::test(start_paused = true)]
 async fn a_task_without_a_deadline_starts_under_a_steady_stream_of_pressing_ones() {
-    let (broker, started) = (Broker::in_process(), Started::default());
+    let (broker, started) = (one_lane(), Started::default());
     let producer = Producer::builder(&broker).build().await.unwrap();
-    producer.enqueue(Numbered(1)).await.unwrap();
-    let pressing = take(&broker).await;
     let _consumer = consumer(&broker, &started, |builder| builder).await;
     let begun = tokio::time::Instant::now();
     // From the fiftieth on as many as the one slot can do, so that there are always some.
     for turn in 1..=20_000 {
-        put_with_deadline(&broker, pressing.clone(), begun.elapsed() + Duration::from_secs(3)).await;
+        producer.enqueue(Numbered(1)).deadline_in(Duration::from_secs(3)).await.unwrap();
         if turn == 50 {
             producer.enqueue(Numbered(0)).await.unwrap();
         }

@@ -21,8 +21,6 @@ use crate::support::Actor;
 use crate::support::Seen;
 use crate::support::dead_letters;
 use crate::support::eventually;
-use crate::support::put_with_deadline;
-use crate::support::take;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -209,11 +207,11 @@ async fn a_classic_queue_does_not_count_and_the_second_return_is_noticed_all_the
 
 #[tokio::test(start_paused = true)]
 async fn a_deadline_that_passes_in_quarantine_is_kept() {
-    let (broker, actor) = (Broker::in_process(), Actor::new());
-    enqueue(&broker, Act::Succeed).await;
+    let broker = Broker::builder().urgent_within(Duration::ZERO).in_process().unwrap();
+    let actor = Actor::new();
     // Quarantine opens later than this.
-    let message = take(&broker).await;
-    put_with_deadline(&broker, message, SECOND / 2).await;
+    let producer = Producer::builder(&broker).build().await.unwrap();
+    producer.enqueue(Act::Succeed).deadline_in(SECOND / 2).await.unwrap();
     die(&broker, LANE, 2).await;
     let _consumer = consumer(&broker, &actor).await;
     dead_letters(&broker, "default", 1).await;

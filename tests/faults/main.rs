@@ -15,6 +15,7 @@ mod broker_restarts;
 mod connections_close;
 mod consumer_dies;
 mod link_is_cut;
+mod poison;
 mod process;
 mod process_ends;
 mod producer_dies;
