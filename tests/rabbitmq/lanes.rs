@@ -18,6 +18,9 @@ impl Task for Numbered {
     type Output = ();
 }
 
+/// Longer than the broker takes to bring the next tasks: a lane that runs dry has no work.
+const WORK: Duration = Duration::from_millis(20);
+
 /// The defaults, in other words.
 const SLOTS: usize = 16;
 const WEIGHTS: [usize; 3] = [16, 4, 1];
@@ -30,15 +33,18 @@ async fn broker() -> Broker {
     Broker::connect(&url).await.unwrap()
 }
 
-async fn consumer(broker: &Broker, log: &Log) -> Consumer {
+async fn consumer(broker: &Broker, log: &Log, prefetch: usize) -> Consumer {
     let log = log.clone();
-    let builder = Consumer::builder(broker).handler_fn(move |_: Numbered, ctx| {
-        log.lock().unwrap().push(ctx.priority());
-        async {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-            Ok(())
-        }
-    });
+    let prefetch = u16::try_from(prefetch).unwrap();
+    let builder = Consumer::builder(broker).concurrency(SLOTS).prefetch(prefetch).handler_fn(
+        move |_: Numbered, ctx| {
+            log.lock().unwrap().push(ctx.priority());
+            async {
+                tokio::time::sleep(WORK).await;
+                Ok(())
+            }
+        },
+    );
     builder.start().await.unwrap()
 }
 
@@ -57,7 +63,7 @@ async fn a_hundred_urgent_tasks_overtake_ten_thousand_low_ones() {
     let (broker, log) = (broker().await, Log::default());
     let producer = Producer::builder(&broker).build().await.unwrap();
     enqueue(&producer, 10_000, Priority::Low).await;
-    let consumer = consumer(&broker, &log).await;
+    let consumer = consumer(&broker, &log, 2 * SLOTS).await;
     eventually("low ones start", async || log.lock().unwrap().len() > 500).await;
     enqueue(&producer, 100, Priority::Urgent).await;
     let confirmed = log.lock().unwrap().len();
@@ -81,7 +87,7 @@ async fn a_hundred_urgent_tasks_that_come_first_to_the_broker_start_first_but_fo
     let producer = Producer::builder(&broker).build().await.unwrap();
     enqueue(&producer, 10_000, Priority::Low).await;
     enqueue(&producer, 100, Priority::Urgent).await;
-    let consumer = consumer(&broker, &log).await;
+    let consumer = consumer(&broker, &log, 2 * SLOTS).await;
     eventually("urgent ones start", async || count(&log.lock().unwrap(), Priority::Urgent) == 100).await;
     let log = log.lock().unwrap().clone();
     let last = log.iter().rposition(|priority| *priority == Priority::Urgent).unwrap();
@@ -108,7 +114,8 @@ async fn low_tasks_move_while_urgent_ones_arrive_all_the_time() {
             eventually("urgent ones go", async || broker.waiting("default").await.unwrap() < 1500).await;
         }
     };
-    let consumer = consumer(&broker, &log).await;
+    // So many that the urgent lane never runs dry here while there is more of it on the broker.
+    let consumer = consumer(&broker, &log, 20 * SLOTS).await;
     let moved = eventually("low ones start", async || count(&log.lock().unwrap(), Priority::Low) >= 100);
     tokio::select! {
         () = steady => {}
