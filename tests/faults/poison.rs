@@ -108,7 +108,7 @@ async fn enqueue(broker: &Broker, killers: &[u32]) {
 async fn dead(broker: &Broker) -> BTreeSet<String> {
     let letters = broker.dead("default").await.unwrap();
     let queue = Name::new("queue", "taskhare.default.dead").unwrap();
-    let subscribe = Subscribe { queue, prefetch: 100, tag: "test".to_owned() };
+    let subscribe = Subscribe::new(queue, 100, "test");
     let mut dead = broker.transport().subscribe(subscribe).await.unwrap();
     let mut ids = BTreeSet::new();
     for _ in 0..letters {

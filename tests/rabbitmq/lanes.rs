@@ -19,7 +19,7 @@ impl Task for Numbered {
 }
 
 /// Longer than the broker takes to bring the next tasks: a lane that runs dry has no work.
-const WORK: Duration = Duration::from_millis(20);
+const WORK: Duration = Duration::from_millis(50);
 
 /// The defaults, in other words.
 const SLOTS: usize = 16;
@@ -64,7 +64,7 @@ async fn a_hundred_urgent_tasks_overtake_ten_thousand_low_ones() {
     let producer = Producer::builder(&broker).build().await.unwrap();
     enqueue(&producer, 10_000, Priority::Low).await;
     let consumer = consumer(&broker, &log, 2 * SLOTS).await;
-    eventually("low ones start", async || log.lock().unwrap().len() > 500).await;
+    eventually("low ones start", async || log.lock().unwrap().len() > 100).await;
     enqueue(&producer, 100, Priority::Urgent).await;
     let confirmed = log.lock().unwrap().len();
     eventually("urgent ones start", async || count(&log.lock().unwrap(), Priority::Urgent) == 100).await;
@@ -116,17 +116,17 @@ async fn low_tasks_move_while_urgent_ones_arrive_all_the_time() {
     };
     // So many that the urgent lane never runs dry here while there is more of it on the broker.
     let consumer = consumer(&broker, &log, 20 * SLOTS).await;
-    let moved = eventually("low ones start", async || count(&log.lock().unwrap(), Priority::Low) >= 100);
+    let moved = eventually("low ones start", async || count(&log.lock().unwrap(), Priority::Low) >= 50);
     tokio::select! {
         () = steady => {}
         () = moved => {}
     }
     let log = log.lock().unwrap().clone();
-    let until = log.iter().enumerate().filter(|(_, priority)| **priority == Priority::Low).nth(99).unwrap().0;
-    println!("the hundredth low one was the {until}th to start");
+    let until = log.iter().enumerate().filter(|(_, priority)| **priority == Priority::Low).nth(49).unwrap().0;
+    println!("the fiftieth low one was the {until}th to start");
     let share = WEIGHTS[2] as f64 / (WEIGHTS[0] + WEIGHTS[2]) as f64;
-    assert!(until as f64 <= 100.0 / share * 1.2, "the hundredth low one started after {until} others");
-    assert!(count(&log[..until], Priority::Urgent) > 1000, "urgent ones dominate");
+    assert!(until as f64 <= 50.0 / share * 1.2, "the fiftieth low one started after {until} others");
+    assert!(count(&log[..until], Priority::Urgent) > 500, "urgent ones dominate");
     consumer.shutdown().await;
     broker.close().await;
 }
