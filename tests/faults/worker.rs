@@ -148,7 +148,7 @@ async fn retry(broker: &Broker, at_a_time: usize) {
     consumer.run_until(parent().cancelled()).await;
 }
 
-/// The same, until a task kills this process.
+/// Runs tasks until one of them kills this process.
 async fn fall_victim(broker: &Broker, at_a_time: usize) {
     let consumer = Consumer::builder(broker)
         .handler_fn(|task: Count, _ctx| async move {

@@ -74,7 +74,6 @@ async fn a_hundred_urgent_tasks_overtake_ten_thousand_low_ones() {
     // ones arrive.
     let low = count(&log[confirmed.min(last)..last], Priority::Low);
     let share = 100 * WEIGHTS[2] / WEIGHTS[0] + 1;
-    println!("{low} low ones started before the last of 100 urgent ones");
     assert!(low <= share + 2 * SLOTS, "{low} low ones before the last urgent one");
     assert!(log.len() < 10_100, "low ones are left");
     consumer.shutdown().await;
@@ -92,7 +91,6 @@ async fn a_hundred_urgent_tasks_that_come_first_to_the_broker_start_first_but_fo
     let log = log.lock().unwrap().clone();
     let last = log.iter().rposition(|priority| *priority == Priority::Urgent).unwrap();
     let low = count(&log[..last], Priority::Low);
-    println!("{low} low ones started before the last of 100 urgent ones");
     assert!(
         low <= 100 * WEIGHTS[2] / WEIGHTS[0] + 1 + 2 * SLOTS,
         "{low} low ones before the last urgent one"
@@ -123,7 +121,6 @@ async fn low_tasks_move_while_urgent_ones_arrive_all_the_time() {
     }
     let log = log.lock().unwrap().clone();
     let until = log.iter().enumerate().filter(|(_, priority)| **priority == Priority::Low).nth(49).unwrap().0;
-    println!("the fiftieth low one was the {until}th to start");
     let share = WEIGHTS[2] as f64 / (WEIGHTS[0] + WEIGHTS[2]) as f64;
     assert!(until as f64 <= 50.0 / share * 1.2, "the fiftieth low one started after {until} others");
     assert!(count(&log[..until], Priority::Urgent) > 500, "urgent ones dominate");
