@@ -40,7 +40,8 @@ pub enum DeadReason {
     ExpiredRunning,
     /// It failed, and its next attempt could not have started before its deadline.
     ExpiredRetrying,
-    /// It was started again and again, and each time its consumer died.
+    /// It was started again and again, and each time its consumer died or lost its connection: see
+    /// [`crash_limit`](crate::ConsumerBuilder::crash_limit).
     Crashed,
     /// Its payload is not what its type expects.
     Undecodable,

@@ -172,6 +172,9 @@ impl ConsumerBuilder {
     /// In what proportion tasks are taken from the lanes of a queue while all of them have some; an empty lane's share
     /// goes to the others. Defaults to 16, 4, 1; 0 is taken as 1, so that each lane moves: of as many tasks as the
     /// weights add up to, each lane with work has its weight.
+    ///
+    /// A lane has work if some of it is at hand. Where tasks take less than a few milliseconds, a larger
+    /// [`prefetch`](Self::prefetch) keeps the urgent lane from running dry while more of it is on the way.
     pub fn lane_weights(mut self, urgent: u16, normal: u16, low: u16) -> Self {
         self.picker = Picker::weighted([urgent, normal, low]);
         self

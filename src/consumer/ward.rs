@@ -44,6 +44,10 @@ impl Ward {
         };
         let (caught, mut entries) = (Arc::new(Caught::default()), Vec::new());
         while let Some(delivery) = self.stop.run_until_cancelled(subscription.next()).await.flatten() {
+            // It comes again, here or elsewhere.
+            if delivery.is_lost() {
+                continue;
+            }
             let mut attempt = Box::pin(self.start(delivery, &caught));
             let ended = match self.stop.run_until_cancelled(&mut attempt).await {
                 Some(report) => Some(report),

@@ -7,6 +7,7 @@ mod consume;
 mod deadline;
 mod delay;
 mod enqueue;
+mod lanes;
 mod output;
 mod quarantine;
 mod retry;

@@ -11,9 +11,7 @@ use taskhare::Replication;
 use taskhare::RetryPolicy;
 use taskhare::Task;
 use taskhare::transport::Delivery;
-use taskhare::transport::Message;
 use taskhare::transport::Name;
-use taskhare::transport::Publish;
 use taskhare::transport::Subscribe;
 use taskhare::transport::Subscription;
 use taskhare::transport::Value;
@@ -21,8 +19,10 @@ use taskhare::transport::Value;
 use crate::support::Act;
 use crate::support::Actor;
 use crate::support::Seen;
+use crate::support::dead_letter;
 use crate::support::dead_letters;
 use crate::support::eventually;
+use crate::support::reason;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -45,11 +45,6 @@ async fn die(broker: &Broker, queue: &str, times: u32) {
         subscription.close().await;
         drop(delivery);
     }
-}
-
-async fn reason(broker: &Broker) -> String {
-    let (letter, _subscription) = first(broker, DEAD).await;
-    letter.message.headers.get("taskhare-reason").and_then(Value::as_text).unwrap_or_default().to_owned()
 }
 
 async fn enqueue(broker: &Broker, act: Act) {
@@ -102,7 +97,7 @@ async fn who_never_ends_is_dead_after_the_limit_of_starts() {
         let consumer = builder.start().await.unwrap();
         if is_dead {
             dead_letters(&broker, "default", 1).await;
-            assert_eq!(reason(&broker).await, "crashed");
+            assert_eq!(reason(&dead_letter(&broker).await).0, "crashed");
         } else {
             actor.wait_for(1).await;
         }
@@ -163,7 +158,7 @@ async fn a_shutdown_counts_no_start_of_a_task_in_quarantine() {
         die(&broker, QUARANTINE, 1).await;
         let _buries = consumer(&broker, &actor).await;
         dead_letters(&broker, "default", 1).await;
-        assert_eq!((actor.seen().len(), reason(&broker).await.as_str()), (11, "crashed"));
+        assert_eq!((actor.seen().len(), reason(&dead_letter(&broker).await).0), (11, "crashed"));
     }
 }
 
@@ -204,30 +199,16 @@ async fn a_classic_queue_does_not_count_and_the_second_return_is_noticed_all_the
     die(&broker, QUARANTINE, 3).await;
     let _buries = consumer(&broker, &actor).await;
     dead_letters(&broker, "default", 1).await;
-    assert_eq!((actor.seen().len(), reason(&broker).await.as_str()), (1, "crashed"));
-}
-
-/// As if it had been enqueued with a deadline.
-async fn give_deadline(broker: &Broker, after: Duration) {
-    let (mut delivery, mut subscription) = first(broker, LANE).await;
-    let mut message: Message = std::mem::take(&mut delivery.message);
-    delivery.ack();
-    subscription.close().await;
-    let since_the_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let deadline = i64::try_from((since_the_epoch + after).as_millis()).unwrap();
-    message.headers.insert("taskhare-deadline", deadline);
-    let (exchange, key) = ("taskhare.tasks", "default.normal");
-    let [exchange, key] = [exchange, key].map(|name| Name::new("name", name).unwrap());
-    let publish = Publish { exchange, key, mandatory: true, message };
-    broker.transport().publish(&publish, SECOND).await.unwrap();
+    assert_eq!((actor.seen().len(), reason(&dead_letter(&broker).await).0), (1, "crashed"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_deadline_that_passes_in_quarantine_is_kept() {
-    let (broker, actor) = (Broker::in_process(), Actor::new());
-    enqueue(&broker, Act::Succeed).await;
+    let broker = Broker::builder().urgent_within(Duration::ZERO).in_process().unwrap();
+    let actor = Actor::new();
     // Quarantine opens later than this.
-    give_deadline(&broker, SECOND / 2).await;
+    let producer = Producer::builder(&broker).build().await.unwrap();
+    producer.enqueue(Act::Succeed).deadline_in(SECOND / 2).await.unwrap();
     die(&broker, LANE, 2).await;
     let _consumer = consumer(&broker, &actor).await;
     dead_letters(&broker, "default", 1).await;
@@ -251,5 +232,5 @@ async fn a_task_without_a_handler_is_dead_from_quarantine_too() {
     die(&broker, LANE, 2).await;
     let _consumer = consumer(&broker, &actor).await;
     dead_letters(&broker, "default", 1).await;
-    assert_eq!(reason(&broker).await, "unknown-task");
+    assert_eq!(reason(&dead_letter(&broker).await).0, "unknown-task");
 }

@@ -17,6 +17,8 @@ pub struct Account {
     again: HashMap<u32, usize>,
     /// Of tasks that are tried again, in the order in which we read of them.
     pub attempts: Vec<Attempt>,
+    /// How often each was started, of those that say so.
+    started: HashMap<u32, usize>,
     /// What they logged, and their panics.
     pub log: Vec<String>,
 }
@@ -61,6 +63,7 @@ impl Account {
         match word {
             "confirmed" => drop(self.confirmed.insert(number)),
             "done" => *self.done.entry(number).or_default() += 1,
+            "started" => *self.started.entry(number).or_default() += 1,
             "again" => *self.again.entry(number).or_default() += 1,
             _ => {}
         }
@@ -74,6 +77,11 @@ impl Account {
     /// How many tasks are done, however often.
     pub fn done(&self) -> usize {
         self.done.len() + self.again.keys().filter(|number| !self.done.contains_key(number)).count()
+    }
+
+    /// How often a task was started, if its handler says so.
+    pub fn starts(&self, number: u32) -> usize {
+        self.started.get(&number).copied().unwrap_or(0)
     }
 
     /// How many runs there were beyond the first of each task.

@@ -27,7 +27,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// A `producer` or a `consumer`.
+    /// One of the roles in `worker`.
     pub fn start(role: &'static str, at_a_time: usize, url: &str, account: &watch::Sender<Account>) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "worker::process", "--ignored", "--nocapture"])
@@ -60,6 +60,11 @@ impl Process {
         let ended = timeout(END_LIMIT, self.child.wait()).await.expect("it ends itself").unwrap();
         assert!(ended.success(), "the {} ended with {ended}", self.role);
         self.read().await;
+    }
+
+    /// Whether it has ended, well or not.
+    pub fn is_gone(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// Whether it has ended, and then it must have ended well.

@@ -13,6 +13,7 @@ use serde::Serialize;
 use taskhare::Broker;
 use taskhare::Consumer;
 use taskhare::Producer;
+use taskhare::Replication;
 use taskhare::Task;
 use taskhare::TaskError;
 use tokio::task::JoinSet;
@@ -20,7 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::account::Attempt;
 
-/// `producer`, `consumer`, `retrier`: a consumer of [`Flaky`] tasks, or `waiter`: one of [`Later`] ones.
+/// `producer`, `consumer`, `retrier` (a consumer of [`Flaky`] tasks), `waiter` (one of [`Later`] ones), `victim` or
+/// `classic victim`.
 pub const ROLE: &str = "TASKHARE_FAULTS_ROLE";
 /// The broker.
 pub const URL: &str = "TASKHARE_FAULTS_URL";
@@ -29,6 +31,8 @@ pub const AT_A_TIME: &str = "TASKHARE_FAULTS_AT_A_TIME";
 
 /// How many tasks there are, numbered from 0.
 pub const TASKS: u32 = 20_000;
+/// Tasks with this number or more kill their process.
+pub const POISON: u32 = 1_000_000;
 /// How many unsettled tasks a consumer may have.
 pub const PREFETCH: u16 = 128;
 
@@ -40,10 +44,13 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
 /// What a task takes, at both ends.
 const WORK: Duration = Duration::from_millis(1);
 
+/// What the tasks of a victim take, the poison among them.
+const SOME_TIME: Duration = Duration::from_millis(30);
+
 /// Its number.
 #[derive(Serialize, Deserialize)]
-struct Count {
-    number: u32,
+pub struct Count {
+    pub number: u32,
 }
 
 impl Task for Count {
@@ -69,12 +76,17 @@ async fn process() {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     // Ends the line that libtest has begun.
     say("");
-    let broker = Broker::connect(&url).await.unwrap();
+    let mut broker = Broker::builder().url(&url);
+    if role == "classic victim" {
+        broker = broker.replication(Replication::Classic);
+    }
+    let broker = broker.connect().await.unwrap();
     let at_a_time = std::env::var(AT_A_TIME).unwrap().parse().unwrap();
     match role.as_str() {
         "producer" => produce(&broker, at_a_time).await,
         "retrier" => retry(&broker, at_a_time).await,
         "waiter" => wait(&broker, at_a_time).await,
+        "victim" | "classic victim" => fall_victim(&broker, at_a_time).await,
         _ => consume(&broker, at_a_time).await,
     }
     broker.close().await;
@@ -158,6 +170,25 @@ async fn retry(broker: &Broker, at_a_time: usize) {
                 Attempt { task: task.number, number: ctx.attempt(), at, process: std::process::id() };
             say(&format!("attempt {attempt}"));
             if ctx.attempt() <= 3 { Err(TaskError::retry("not yet")) } else { Ok(()) }
+        })
+        .concurrency(at_a_time)
+        .start()
+        .await
+        .unwrap();
+    consumer.run_until(parent().cancelled()).await;
+}
+
+/// Runs tasks until one of them kills this process.
+async fn fall_victim(broker: &Broker, at_a_time: usize) {
+    let consumer = Consumer::builder(broker)
+        .handler_fn(|task: Count, _ctx| async move {
+            say(&format!("started {}", task.number));
+            tokio::time::sleep(SOME_TIME).await;
+            if task.number >= POISON {
+                std::process::abort();
+            }
+            say(&format!("done {}", task.number));
+            Ok(())
         })
         .concurrency(at_a_time)
         .start()

@@ -4,7 +4,9 @@
 mod connect;
 mod deadline;
 mod delay;
+mod lanes;
 mod publish;
+mod quarantine;
 #[path = "../support/raw.rs"]
 #[allow(dead_code)]
 mod raw;
