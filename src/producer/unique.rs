@@ -1,0 +1,108 @@
+//! [`Uniqueness`]: what a producer does so that of tasks with the same key only one waits or runs.
+
+use std::time::Duration;
+
+use tokio::sync::OnceCell;
+
+use crate::broker::Broker;
+use crate::error::Error;
+use crate::error::Result;
+use crate::name::Name;
+use crate::task::TaskId;
+use crate::unique::LONGEST_WINDOW;
+use crate::unique::Record;
+use crate::unique::Unique;
+use crate::unique::Verdict;
+use crate::unique::What;
+
+/// What happens to a task whose [unique key](crate::Enqueue::unique) another one has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDuplicate {
+    /// It is not enqueued: [`Error::Duplicate`](crate::Error::Duplicate), which names the other.
+    #[default]
+    Refuse,
+    /// It is not enqueued, and that is fine: the other one's id is returned.
+    Coalesce,
+    /// It is enqueued, and the other one is cancelled, waiting or running.
+    Replace,
+}
+
+/// A key, for how long it is claimed, and what happens to the second.
+#[derive(Clone, Debug)]
+pub(super) struct UniqueKey {
+    pub(super) key: String,
+    pub(super) window: Duration,
+    pub(super) on_duplicate: OnDuplicate,
+}
+
+/// Whose a key is after a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claimed {
+    /// The claimant's.
+    Ours,
+    /// The claimant's, and that task is to be cancelled.
+    Replacing(TaskId),
+    /// Still that task's, and the claimant is content.
+    Theirs(TaskId),
+}
+
+impl UniqueKey {
+    /// An hour.
+    const DEFAULT_WINDOW: Duration = Duration::from_secs(60 * 60);
+
+    pub(super) fn new(key: String) -> Self {
+        Self { key, window: Self::DEFAULT_WINDOW, on_duplicate: OnDuplicate::default() }
+    }
+
+    /// `wait` is how long the task waits before it is due.
+    fn check(&self, wait: Duration) -> Result<()> {
+        Name::check("unique key", &self.key)?;
+        let window = self.window;
+        let reason = if window > LONGEST_WINDOW {
+            format!("{window:?}; the most is {LONGEST_WINDOW:?}")
+        } else if window <= wait {
+            format!("{window:?}, and the task is due only after {wait:?}")
+        } else {
+            return Ok(());
+        };
+        Err(Error::InvalidSetting { setting: "unique_for", reason })
+    }
+}
+
+/// A producer's view of who has which key. Nothing is read before the first unique task.
+#[derive(Debug, Default)]
+pub(super) struct Uniqueness(OnceCell<Unique>);
+
+impl Uniqueness {
+    /// Claims the key, from now on, for a task that is due after `wait`.
+    pub(super) async fn claim(
+        &self,
+        broker: &Broker,
+        declares: bool,
+        unique: &UniqueKey,
+        id: TaskId,
+        wait: Duration,
+        limit: Duration,
+    ) -> Result<Claimed> {
+        unique.check(wait)?;
+        let follow = async {
+            if declares {
+                broker.declare_unique().await?;
+            }
+            Unique::follow(broker.unique()).await
+        };
+        let claims = self.0.get_or_try_init(|| follow).await?;
+        let at = broker.clock().now();
+        let replace = unique.on_duplicate == OnDuplicate::Replace;
+        let what = What::Claimed { at, until: at + unique.window, replace };
+        let claim = Record { id, key: unique.key.clone(), what };
+        match (claims.claim(claim, limit).await?, unique.on_duplicate) {
+            (Verdict::Granted, _) => Ok(Claimed::Ours),
+            (Verdict::Taken(holder), _) => Ok(Claimed::Replacing(holder)),
+            (Verdict::Held(holder), OnDuplicate::Coalesce) => Ok(Claimed::Theirs(holder)),
+            (Verdict::Held(holder), _) => {
+                Err(Error::Duplicate { key: unique.key.clone(), of: holder.to_string() })
+            }
+        }
+    }
+}
