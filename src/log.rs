@@ -22,7 +22,6 @@ use crate::transport::Publish;
 use crate::transport::PublishError;
 use crate::transport::Start;
 use crate::transport::Subscribe;
-use crate::transport::Subscription;
 use crate::transport::Transport;
 
 /// The `type` of what is appended only to be read back.
@@ -77,7 +76,7 @@ impl<R: Send + 'static> Log<R> {
         mut read: impl FnMut(&Message) -> R + Send + 'static,
     ) -> Result<Self> {
         let subscribe = Subscribe {
-            start,
+            start: Some(start),
             ..Subscribe::new(place.stream.clone(), PREFETCH, format!("reads {}", place.stream))
         };
         let mut subscription = place.transport.subscribe(subscribe).await?;

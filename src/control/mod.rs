@@ -43,6 +43,9 @@ struct Known {
 }
 
 impl Control {
+    /// How long a fact is remembered: 30 days.
+    pub(crate) const AGE: Duration = Facts::AGE;
+
     /// Reads all there is, and follows. `stop` is called for each task that is cancelled from then on.
     pub(crate) async fn follow(place: Place, stop: impl Fn(TaskId) + Send + 'static) -> Result<Self> {
         let known = Arc::new(Known::default());

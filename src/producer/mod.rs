@@ -1,13 +1,17 @@
 //! [`Producer`]: where tasks come in.
 
+mod control;
 mod enqueue;
 mod outputs;
+mod unique;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::RwLock;
 use std::time::Duration;
+
+use tokio::sync::OnceCell;
 
 use crate::broker::Broker;
 use crate::envelope;
@@ -27,6 +31,8 @@ pub use enqueue::Enqueue;
 pub use enqueue::EnqueueAll;
 pub use enqueue::Enqueued;
 use enqueue::Options;
+pub use unique::OnDuplicate;
+use unique::Uniqueness;
 
 /// Enqueues tasks. Cheap to clone.
 ///
@@ -49,6 +55,9 @@ struct Inner {
     timeout: Duration,
     declares: bool,
     outputs: outputs::Outputs,
+    /// That the stream of facts is declared.
+    control: OnceCell<()>,
+    uniqueness: Uniqueness,
     routes: RwLock<HashMap<String, Arc<Route>>>,
 }
 
@@ -266,6 +275,8 @@ impl ProducerBuilder {
             timeout: self.timeout,
             declares: self.declares,
             outputs: outputs::Outputs::default(),
+            control: OnceCell::new(),
+            uniqueness: Uniqueness::default(),
             routes: RwLock::default(),
         }));
         for queue in &self.queues {

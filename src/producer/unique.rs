@@ -9,7 +9,6 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::name::Name;
 use crate::task::TaskId;
-use crate::unique::LONGEST_WINDOW;
 use crate::unique::Record;
 use crate::unique::Unique;
 use crate::unique::Verdict;
@@ -46,20 +45,23 @@ pub(super) enum Claimed {
     Theirs(TaskId),
 }
 
-impl UniqueKey {
-    /// An hour.
-    const DEFAULT_WINDOW: Duration = Duration::from_secs(60 * 60);
-
-    pub(super) fn new(key: String) -> Self {
-        Self { key, window: Self::DEFAULT_WINDOW, on_duplicate: OnDuplicate::default() }
+impl Default for UniqueKey {
+    fn default() -> Self {
+        Self {
+            key: String::new(),
+            window: Duration::from_secs(60 * 60),
+            on_duplicate: OnDuplicate::default(),
+        }
     }
+}
 
+impl UniqueKey {
     /// `wait` is how long the task waits before it is due.
     fn check(&self, wait: Duration) -> Result<()> {
         Name::check("unique key", &self.key)?;
         let window = self.window;
-        let reason = if window > LONGEST_WINDOW {
-            format!("{window:?}; the most is {LONGEST_WINDOW:?}")
+        let reason = if window > Unique::LONGEST_WINDOW {
+            format!("{window:?}; the most is {:?}", Unique::LONGEST_WINDOW)
         } else if window <= wait {
             format!("{window:?}, and the task is due only after {wait:?}")
         } else {

@@ -133,7 +133,6 @@ impl Names {
         queue.0.clone()
     }
 
-<<<<<<< HEAD
     /// The exchange of one position of the delay wheel.
     pub(crate) fn delay(&self, position: u8) -> Name {
         self.name(format_args!("delay.{position:02}"))
@@ -167,7 +166,8 @@ impl Names {
     /// The exchange, and the queue behind it, for what left the wheel and found no lane.
     pub(crate) fn undeliverable(&self) -> Name {
         self.name(format_args!("undeliverable"))
-=======
+    }
+
     /// The exchange for facts about tasks, and the stream that keeps them.
     pub(crate) fn control(&self) -> Name {
         self.name(format_args!("control"))
@@ -176,7 +176,6 @@ impl Names {
     /// The exchange for claims to unique keys, and the stream that keeps them.
     pub(crate) fn unique(&self) -> Name {
         self.name(format_args!("unique"))
->>>>>>> 93c6bb2 (wip control)
     }
 
     /// The exchange where outputs go back.

@@ -12,16 +12,12 @@ use crate::error::Result;
 use crate::log::Log;
 use crate::log::Place;
 use crate::task::TaskId;
-use crate::task::TaskId;
 use crate::transport::Start;
 
 pub(crate) use claim::Record;
 pub(crate) use claim::What;
 use claims::Claims;
 pub(crate) use claims::Verdict;
-
-/// The longest time that a claim holds, and how far back the stream is read: a day.
-pub(crate) const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long reading the claims of a day may take, for the first unique task of a producer.
 const READING_LIMIT: Duration = Duration::from_secs(60);
@@ -31,11 +27,14 @@ const READING_LIMIT: Duration = Duration::from_secs(60);
 pub(crate) struct Unique(Log<Option<Verdict>>);
 
 impl Unique {
+    /// The longest time that a claim holds, and how far back the stream is read: a day.
+    pub(crate) const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 60 * 60);
+
     /// Reads all there is, and follows.
     pub(crate) async fn follow(place: Place) -> Result<Self> {
         let mut claims = Claims::default();
         let read = move |message: &_| claims.learn(Record::open(message)?);
-        Ok(Self(Log::follow(place, Start::Ago(LONGEST_WINDOW), READING_LIMIT, read).await?))
+        Ok(Self(Log::follow(place, Start::Ago(Self::LONGEST_WINDOW), READING_LIMIT, read).await?))
     }
 
     /// Gives a key back. Otherwise it is taken until its window ends.
