@@ -53,12 +53,8 @@ struct Waiting<R>(Mutex<HashMap<String, oneshot::Sender<R>>>);
 impl Place {
     /// Appends without reading: `Ok` when it is stored on a majority.
     pub(crate) async fn append(&self, message: Message, timeout: Duration) -> Result<()> {
-        let publish = Publish {
-            exchange: self.exchange.clone(),
-            key: self.stream.clone(),
-            mandatory: true,
-            message,
-        };
+        let publish =
+            Publish { exchange: self.exchange.clone(), key: self.stream.clone(), mandatory: true, message };
         let result = self.transport.publish(&publish, timeout).await;
         result.map_err(|error| match error {
             PublishError::Closed => Error::Closed,
@@ -85,7 +81,9 @@ impl<R: Send + 'static> Log<R> {
         let reader = tokio::spawn(async move {
             while let Some(delivery) = subscription.next().await {
                 let read = read(&delivery.message);
-                if let Some(waiter) = delivery.message.correlation_id.as_deref().and_then(|id| answer.take(id)) {
+                if let Some(waiter) =
+                    delivery.message.correlation_id.as_deref().and_then(|id| answer.take(id))
+                {
                     // Whoever appended it may not want to know any more.
                     let _ = waiter.send(read);
                 }

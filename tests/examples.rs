@@ -24,7 +24,7 @@ async fn example(name: &str, arguments: &[&str], url: &str) -> String {
 #[tokio::test]
 async fn examples_that_end_by_themselves_check_themselves() -> Result<()> {
     let broker = TestBroker::shared().await?;
-    for name in ["quickstart", "retry", "deadline", "cancellation", "shutdown"] {
+    for name in ["quickstart", "retry", "deadline", "cancellation", "unique", "shutdown"] {
         example(name, &[], &broker.fresh_vhost().await?).await;
     }
     Ok(())

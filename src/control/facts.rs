@@ -61,10 +61,6 @@ impl Facts {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.standings.is_empty()
-    }
-
     /// Whether this copy of a task may start.
     pub(crate) fn verdict(&self, id: TaskId, revision: u64) -> Verdict {
         match self.standings.get(&id) {
@@ -130,7 +126,8 @@ mod tests {
         facts.learn(cancelled(1, DAY));
         facts.learn(cancelled(2, 20 * DAY));
         facts.learn(cancelled(3, 32 * DAY));
-        let known = |facts: &Facts| [1, 2, 3].map(|number| facts.verdict(id(number), 0) == Verdict::Cancelled);
+        let known =
+            |facts: &Facts| [1, 2, 3].map(|number| facts.verdict(id(number), 0) == Verdict::Cancelled);
         assert_eq!(known(&facts), [false, true, true]);
         for number in 0..Facts::LIMIT as u128 - 1 {
             facts.learn(cancelled(100 + number, 33 * DAY));

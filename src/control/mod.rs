@@ -27,51 +27,57 @@ pub(crate) use facts::Verdict;
 /// How long reading all facts may take when a consumer starts. A full stream holds some 200,000.
 const READING_LIMIT: Duration = Duration::from_secs(60);
 
-/// What a consumer knows of cancelled and rescheduled tasks.
-#[derive(Debug)]
-pub(crate) struct Control {
-    known: Arc<Known>,
-    /// Keeps reading.
-    _log: Log<()>,
-}
-
+/// What is known of cancelled and rescheduled tasks.
 #[derive(Debug, Default)]
-struct Known {
+pub(crate) struct Decisions {
     /// Mostly there is no fact at all, and then asking costs nothing.
     any: AtomicBool,
     facts: Mutex<Facts>,
+}
+
+impl Decisions {
+    /// Whether this copy of a task may start.
+    pub(crate) fn verdict(&self, id: TaskId, revision: u64) -> Verdict {
+        if !self.any.load(Ordering::Acquire) {
+            return Verdict::Go;
+        }
+        self.lock().verdict(id, revision)
+    }
+
+    fn learn(&self, fact: Fact) {
+        self.lock().learn(fact);
+        self.any.store(true, Ordering::Release);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().expect("nothing panics while holding this lock")
+    }
+}
+
+/// Keeps [`Decisions`] up to date. Dropped, it stops.
+#[derive(Debug)]
+pub(crate) struct Control {
+    /// Keeps reading.
+    _log: Log<()>,
 }
 
 impl Control {
     /// How long a fact is remembered: 30 days.
     pub(crate) const AGE: Duration = Facts::AGE;
 
-    /// Reads all there is, and follows. `stop` is called for each task that is cancelled from then on.
-    pub(crate) async fn follow(place: Place, stop: impl Fn(TaskId) + Send + 'static) -> Result<Self> {
-        let known = Arc::new(Known::default());
-        let learning = known.clone();
+    /// Reads all there is, and follows. `stop` is called for each task that is cancelled.
+    pub(crate) async fn follow(
+        place: Place,
+        decisions: Arc<Decisions>,
+        stop: impl Fn(TaskId) + Send + 'static,
+    ) -> Result<Self> {
         let log = Log::follow(place, Start::First, READING_LIMIT, move |message| {
             let Some(fact) = Fact::open(message) else { return };
-            learning.lock().learn(fact);
-            learning.any.store(true, Ordering::Release);
+            decisions.learn(fact);
             if fact.decision == Decision::Cancelled {
                 stop(fact.id);
             }
         });
-        Ok(Self { known, _log: log.await? })
-    }
-
-    /// Whether this copy of a task may start.
-    pub(crate) fn verdict(&self, id: TaskId, revision: u64) -> Verdict {
-        if !self.known.any.load(Ordering::Acquire) {
-            return Verdict::Go;
-        }
-        self.known.lock().verdict(id, revision)
-    }
-}
-
-impl Known {
-    fn lock(&self) -> MutexGuard<'_, Facts> {
-        self.facts.lock().expect("nothing panics while holding this lock")
+        Ok(Self { _log: log.await? })
     }
 }

@@ -10,6 +10,11 @@ use crate::error::Result;
 use crate::task::Task;
 use crate::task::TaskId;
 
+/// The revision of a copy that is made at `now`, since the Unix epoch: the later one counts.
+pub(super) fn revision(now: Duration) -> u64 {
+    u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
+}
+
 impl Producer {
     /// Cancels a task, wherever it waits: when its turn comes it is dropped. If it runs, its handler is told by
     /// [`TaskContext::cancelled`](crate::TaskContext::cancelled), and is stopped when it does not end within the

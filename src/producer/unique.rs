@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use tokio::sync::OnceCell;
 
+use super::Producer;
 use crate::broker::Broker;
+use crate::control::Decision;
 use crate::error::Error;
 use crate::error::Result;
 use crate::name::Name;
 use crate::task::TaskId;
+use crate::transport::PublishError;
 use crate::unique::Record;
 use crate::unique::Unique;
 use crate::unique::Verdict;
@@ -35,14 +38,20 @@ pub(super) struct UniqueKey {
 }
 
 /// Whose a key is after a claim.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Claimed {
     /// The claimant's.
-    Ours,
-    /// The claimant's, and that task is to be cancelled.
-    Replacing(TaskId),
+    Ours(Claim),
     /// Still that task's, and the claimant is content.
     Theirs(TaskId),
+}
+
+/// A key that a task has.
+#[derive(Debug)]
+pub(super) struct Claim {
+    pub(super) key: String,
+    /// Whose it was before; that one is to be cancelled.
+    replaces: Option<TaskId>,
 }
 
 impl Default for UniqueKey {
@@ -76,35 +85,60 @@ impl UniqueKey {
 pub(super) struct Uniqueness(OnceCell<Unique>);
 
 impl Uniqueness {
-    /// Claims the key, from now on, for a task that is due after `wait`.
-    pub(super) async fn claim(
-        &self,
-        broker: &Broker,
-        declares: bool,
-        unique: &UniqueKey,
-        id: TaskId,
-        wait: Duration,
-        limit: Duration,
-    ) -> Result<Claimed> {
-        unique.check(wait)?;
+    /// All claims; the first time they are read from the stream.
+    async fn follow(&self, broker: &Broker, declares: bool) -> Result<&Unique> {
         let follow = async {
             if declares {
                 broker.declare_unique().await?;
             }
             Unique::follow(broker.unique()).await
         };
-        let claims = self.0.get_or_try_init(|| follow).await?;
-        let at = broker.clock().now();
+        self.0.get_or_try_init(|| follow).await
+    }
+}
+
+impl Producer {
+    /// Claims the key, from now on, for a task that is due after `wait`.
+    pub(super) async fn claim(
+        &self,
+        unique: &UniqueKey,
+        id: TaskId,
+        wait: Duration,
+        limit: Duration,
+    ) -> Result<Claimed> {
+        unique.check(wait)?;
+        let producer = &*self.0;
+        let claims = producer.uniqueness.follow(&producer.broker, producer.declares).await?;
+        let at = producer.broker.clock().now();
         let replace = unique.on_duplicate == OnDuplicate::Replace;
+        let key = unique.key.clone();
         let what = What::Claimed { at, until: at + unique.window, replace };
-        let claim = Record { id, key: unique.key.clone(), what };
-        match (claims.claim(claim, limit).await?, unique.on_duplicate) {
-            (Verdict::Granted, _) => Ok(Claimed::Ours),
-            (Verdict::Taken(holder), _) => Ok(Claimed::Replacing(holder)),
+        let verdict = claims.claim(Record { id, key: key.clone(), what }, limit).await?;
+        match (verdict, unique.on_duplicate) {
+            (Verdict::Granted, _) => Ok(Claimed::Ours(Claim { key, replaces: None })),
+            (Verdict::Taken(holder), _) => Ok(Claimed::Ours(Claim { key, replaces: Some(holder) })),
             (Verdict::Held(holder), OnDuplicate::Coalesce) => Ok(Claimed::Theirs(holder)),
-            (Verdict::Held(holder), _) => {
-                Err(Error::Duplicate { key: unique.key.clone(), of: holder.to_string() })
-            }
+            (Verdict::Held(holder), _) => Err(Error::Duplicate { key, of: holder.to_string() }),
+        }
+    }
+
+    /// What follows a claim once its task is published, or is not.
+    pub(super) async fn settle_claim(
+        &self,
+        claim: Claim,
+        id: TaskId,
+        published: &Result<(), PublishError>,
+        limit: Duration,
+    ) -> Result<()> {
+        match published {
+            Ok(()) => match claim.replaces {
+                Some(replaced) => self.decide(replaced, Decision::Cancelled, limit).await,
+                None => Ok(()),
+            },
+            // It may be there: its key stays taken, and the same id may claim it again.
+            Err(PublishError::Unconfirmed { .. }) => Ok(()),
+            // The failure that counts is that of the task; what is not released is free at the end of its window.
+            Err(_) => Ok(Unique::release(&self.0.broker.unique(), id, claim.key, limit).await.unwrap_or(())),
         }
     }
 }

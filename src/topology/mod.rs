@@ -304,8 +304,7 @@ pub(crate) fn of_log(name: &Name, replication: Replication, age: Duration, bytes
         Replication::Classic => 1,
     };
     let exchange = Exchange { name: name.clone(), kind: ExchangeKind::Fanout, alternate: None };
-    let binding =
-        Binding { exchange: name.clone(), key: name.clone(), to: Target::Queue(name.clone()) };
+    let binding = Binding { exchange: name.clone(), key: name.clone(), to: Target::Queue(name.clone()) };
     let stream = Queue::new(name.clone(), QueueKind::Stream { group_size, max_age: age, max_bytes: bytes });
     Topology { exchanges: vec![exchange], queues: vec![stream], bindings: vec![binding] }
 }

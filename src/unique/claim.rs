@@ -84,7 +84,8 @@ mod tests {
 
     #[test]
     fn what_is_sealed_is_opened_the_same() {
-        let (at, until) = (Duration::from_millis(1_700_000_000_123), Duration::from_millis(1_700_000_009_999));
+        let (at, until) =
+            (Duration::from_millis(1_700_000_000_123), Duration::from_millis(1_700_000_009_999));
         for what in [
             What::Released,
             What::Claimed { at, until, replace: false },

@@ -6,11 +6,20 @@ use taskhare::Broker;
 use taskhare::Consumer;
 use taskhare::Error;
 use taskhare::Producer;
+use taskhare::Task;
 
 use crate::support::Act;
 use crate::support::Actor;
-use crate::support::Count;
 use crate::support::eventually;
+
+/// A task with an output.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Count;
+
+impl Task for Count {
+    const NAME: &'static str = "count";
+    type Output = u32;
+}
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -65,12 +74,8 @@ async fn a_cancellation_outlives_every_consumer() {
 async fn a_running_task_that_is_cancelled_stops_and_is_not_tried_again() {
     let (broker, actor) = (Broker::in_process(), Actor::new());
     let producer = Producer::builder(&broker).build().await.unwrap();
-    let consumer = Consumer::builder(&broker)
-        .handler(actor.clone())
-        .cancel_grace(MINUTE)
-        .start()
-        .await
-        .unwrap();
+    let consumer =
+        Consumer::builder(&broker).handler(actor.clone()).cancel_grace(MINUTE).start().await.unwrap();
     let cooperates = producer.enqueue(Act::UntilCancelled).await.unwrap();
     let ignores = producer.enqueue(Act::Sleep(60 * MINUTE)).await.unwrap();
     actor.wait_for(2).await;

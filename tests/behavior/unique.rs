@@ -34,10 +34,10 @@ async fn a_second_task_with_the_key_is_refused_by_every_producer_and_names_the_f
     let second = Producer::builder(&broker).build().await.unwrap();
     let task = first.enqueue(Act::Succeed).unique("user-7").await.unwrap();
     assert!(task.is_new());
-    for producer in [first, second] {
+    for (producer, other) in [(first, "user-8"), (second, "user-9")] {
         let again = producer.enqueue(Act::Succeed).unique("user-7").await;
         assert_eq!(duplicate_of(again), task.id().to_string());
-        producer.enqueue(Act::Succeed).unique(&format!("{:p}", &producer)).await.unwrap();
+        producer.enqueue(Act::Succeed).unique(other).await.unwrap();
     }
     assert_eq!(broker.waiting("default").await.unwrap(), 3);
 }
