@@ -138,7 +138,10 @@ impl Producer {
             // It may be there: its key stays taken, and the same id may claim it again.
             Err(PublishError::Unconfirmed { .. }) => Ok(()),
             // The failure that counts is that of the task; what is not released is free at the end of its window.
-            Err(_) => Ok(Unique::release(&self.0.broker.unique(), id, claim.key, limit).await.unwrap_or(())),
+            Err(_) => {
+                let _ = Unique::release(&self.0.broker.unique(), id, claim.key, limit).await;
+                Ok(())
+            }
         }
     }
 }
