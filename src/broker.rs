@@ -13,9 +13,11 @@ use futures_util::TryStreamExt;
 use futures_util::stream;
 
 use crate::clock::Clock;
+use crate::control::Control;
 use crate::error::Error;
 use crate::error::Result;
 use crate::lane::Lane;
+use crate::log::Place;
 use crate::name::Name;
 use crate::route::Route;
 use crate::topology;
@@ -29,6 +31,7 @@ use crate::transport::Transport;
 use crate::transport::amqp::Amqp;
 use crate::transport::amqp::Options;
 use crate::transport::in_process::InProcess;
+use crate::unique::Unique;
 
 /// The environment variable that [`Broker::from_env`] reads.
 const URL_VARIABLE: &str = "AMQP_URL";
@@ -188,6 +191,37 @@ impl Broker {
     /// Whether the lanes count how often a message came back.
     pub(crate) fn counts_returns(&self) -> bool {
         self.0.defaults.replication.counts_returns()
+    }
+
+    /// The stream of facts about tasks.
+    pub(crate) fn control(&self) -> Place {
+        self.log(self.0.names.control())
+    }
+
+    /// Declares the stream of facts about tasks.
+    pub(crate) async fn declare_control(&self) -> Result<()> {
+        const BYTES: u64 = 32 * 1024 * 1024;
+        self.declare_log(&self.0.names.control(), Control::AGE, BYTES).await
+    }
+
+    /// The stream of claims to unique keys.
+    pub(crate) fn unique(&self) -> Place {
+        self.log(self.0.names.unique())
+    }
+
+    /// Declares the stream of claims to unique keys.
+    pub(crate) async fn declare_unique(&self) -> Result<()> {
+        const BYTES: u64 = 64 * 1024 * 1024;
+        self.declare_log(&self.0.names.unique(), Unique::LONGEST_WINDOW, BYTES).await
+    }
+
+    fn log(&self, name: Name) -> Place {
+        Place { transport: self.0.transport.clone(), exchange: name.clone(), stream: name }
+    }
+
+    async fn declare_log(&self, name: &Name, age: Duration, bytes: u64) -> Result<()> {
+        let topology = topology::of_log(name, self.0.defaults.replication, age, bytes);
+        self.0.transport.declare(&topology).await
     }
 
     pub(crate) fn clock(&self) -> Clock {

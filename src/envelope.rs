@@ -104,7 +104,7 @@ pub(crate) struct Envelope {
     pub(crate) hold: Option<Duration>,
     pub(crate) deadline: Option<Duration>,
     pub(crate) run_timeout: Option<Duration>,
-    pub(crate) revision: u32,
+    pub(crate) revision: u64,
     /// How often it came back without an end since its last attempt that had one; the broker's own count, which each
     /// message begins anew, comes on top.
     pub(crate) returned: u32,
@@ -181,7 +181,7 @@ impl Envelope {
             }
         }
         if self.revision > 0 {
-            headers.insert(REVISION, i64::from(self.revision));
+            headers.insert(REVISION, i64::try_from(self.revision).unwrap_or(i64::MAX));
         }
         if self.returned > 0 {
             headers.insert(RETURNED, i64::from(self.returned));
@@ -276,7 +276,7 @@ impl Envelope {
             hold: milliseconds(headers, HOLD),
             deadline: milliseconds(headers, DEADLINE),
             run_timeout: milliseconds(headers, RUN_TIMEOUT),
-            revision: headers.get(REVISION).and_then(positive).unwrap_or(0),
+            revision: headers.get(REVISION).and_then(Value::as_int).map_or(0, i64::unsigned_abs),
             returned: returned(message),
             unique: headers.get(UNIQUE).and_then(Value::as_text).map(str::to_owned),
             reply_to: None,

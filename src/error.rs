@@ -191,6 +191,25 @@ pub enum Error {
         last_loss: Option<String>,
     },
 
+    /// Another task with this unique key waits or runs.
+    #[error("not enqueued: task {of} has the unique key {key:?}")]
+    Duplicate {
+        /// The key.
+        key: String,
+        /// The task that has it.
+        of: String,
+    },
+
+    /// A stream did not take a message: a cancellation, say, or a claim.
+    #[error("cannot append to stream {stream:?}")]
+    Append {
+        /// The stream on the broker.
+        stream: String,
+        /// Why not.
+        #[source]
+        source: BoxError,
+    },
+
     /// An output that is not of the expected type.
     #[error("cannot decode the output of task {task:?}")]
     Decode {
@@ -255,6 +274,7 @@ impl Error {
                 | Self::Rejected { .. }
                 | Self::Unconfirmed { .. }
                 | Self::Unavailable { .. }
+                | Self::Append { .. }
                 | Self::Timeout { .. }
         )
     }

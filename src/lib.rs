@@ -67,11 +67,13 @@
 mod broker;
 mod clock;
 mod consumer;
+mod control;
 mod envelope;
 mod error;
 mod handler;
 mod history;
 mod lane;
+mod log;
 mod message;
 mod name;
 mod outcome;
@@ -86,6 +88,7 @@ pub mod testing;
 pub mod topology;
 #[doc(hidden)]
 pub mod transport;
+mod unique;
 
 pub use async_trait::async_trait;
 pub use tokio_util::sync::CancellationToken;
@@ -111,6 +114,7 @@ pub use outcome::Outcome;
 pub use producer::Enqueue;
 pub use producer::EnqueueAll;
 pub use producer::Enqueued;
+pub use producer::OnDuplicate;
 pub use producer::Producer;
 pub use producer::ProducerBuilder;
 pub use retry::RetryPolicy;

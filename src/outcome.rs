@@ -16,6 +16,8 @@ pub enum Outcome {
     Expired(DeadReason),
     /// It was cancelled, and is gone from the broker.
     Cancelled,
+    /// It was rescheduled: another copy counts, and this one is gone from the broker.
+    Superseded,
     /// Not counted as an attempt; the task is back in its queue.
     HandedBack,
     /// Not started, and not counted: it waits in the delay wheel, or in quarantine.

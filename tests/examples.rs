@@ -21,10 +21,16 @@ async fn example(name: &str, arguments: &[&str], url: &str) -> String {
     said.unwrap()
 }
 
+/// Those that `./dev examples` runs.
+fn names() -> impl Iterator<Item = &'static str> {
+    let (_, list) = include_str!("../dev").split_once("EXAMPLES=(").unwrap();
+    list.split(')').next().unwrap().split_whitespace()
+}
+
 #[tokio::test]
 async fn examples_that_end_by_themselves_check_themselves() -> Result<()> {
     let broker = TestBroker::shared().await?;
-    for name in ["quickstart", "delay", "retry", "priorities", "deadline", "cancellation", "shutdown"] {
+    for name in names() {
         example(name, &[], &broker.fresh_vhost().await?).await;
     }
     Ok(())

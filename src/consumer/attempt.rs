@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::task::Poll;
@@ -19,6 +20,8 @@ use tokio::time::Instant;
 
 use super::registry::Handler;
 use super::registry::RunError;
+use crate::control::Decisions;
+use crate::control::Verdict;
 use crate::handler::CancelReason;
 use crate::handler::TaskContext;
 use crate::task::TaskId;
@@ -30,10 +33,11 @@ pub(super) struct Limits {
     pub(super) timeout: Option<Duration>,
 }
 
-/// The attempts of a queue that wait for something.
+/// The attempts of a consumer that wait for something, and who may be one.
 #[derive(Debug)]
 pub(super) struct Running {
     entries: Mutex<Entries>,
+    decisions: Arc<Decisions>,
     grace: Duration,
 }
 
@@ -46,8 +50,13 @@ struct Entries {
 
 impl Running {
     /// `grace` is how long an attempt may go on after its token is cancelled.
-    pub(super) fn new(grace: Duration) -> Self {
-        Self { entries: Mutex::default(), grace }
+    pub(super) fn new(grace: Duration, decisions: Arc<Decisions>) -> Self {
+        Self { entries: Mutex::default(), decisions, grace }
+    }
+
+    /// Whether this copy of a task may start.
+    pub(super) fn verdict(&self, id: TaskId, revision: u64) -> Verdict {
+        self.decisions.verdict(id, revision)
     }
 
     /// Runs `handler` once, with its panics caught.
@@ -74,7 +83,6 @@ impl Running {
     }
 
     /// Cancels the attempts of a task; whether there are any.
-    #[allow(dead_code, reason = "for cancelling by id")]
     pub(super) fn cancel(&self, id: TaskId, reason: CancelReason) -> bool {
         let mut entries = self.lock();
         let keys: Vec<_> = entries.attempts.range((id, 0)..=(id, u64::MAX)).map(|(key, _)| *key).collect();
@@ -95,6 +103,10 @@ impl Running {
         limits: Limits,
     ) -> Result<Vec<u8>, RunError> {
         let (_entry, requested) = self.enter(ctx.id());
+        if self.verdict(ctx.id(), u64::MAX) == Verdict::Cancelled {
+            // In the instant between that question and this entry.
+            self.cancel(ctx.id(), CancelReason::Requested);
+        }
         let left = limits.timeout.map(|timeout| timeout.saturating_sub(limits.started.elapsed()));
         let limit = first_limit(ctx.remaining(), left);
         let passed = async {
@@ -179,7 +191,7 @@ mod tests {
 
     #[test]
     fn all_attempts_of_a_task_are_cancelled_and_no_other() {
-        let running = Running::new(Duration::ZERO);
+        let running = Running::new(Duration::ZERO, Arc::default());
         let (one, other) = (TaskId::from_u128(1), TaskId::from_u128(2));
         let (_first, mut first) = running.enter(one);
         let (_second, mut second) = running.enter(one);
@@ -195,7 +207,7 @@ mod tests {
 
     #[test]
     fn what_has_ended_is_forgotten() {
-        let running = Running::new(Duration::ZERO);
+        let running = Running::new(Duration::ZERO, Arc::default());
         let id = TaskId::from_u128(1);
         let (first, _) = running.enter(id);
         let (second, _) = running.enter(id);

@@ -12,6 +12,7 @@ use super::Consumer;
 use super::dispatcher::Dispatcher;
 use super::executor::Defaults;
 use super::executor::Executor;
+use super::executor::Staff;
 use super::intake::Intake;
 use super::put_back::PutBack;
 use super::quarantine::Quarantine;
@@ -219,12 +220,13 @@ impl ConsumerBuilder {
     /// [`Error::TopologyConflict`], [`Error::AccessRefused`] and other failures to declare.
     pub async fn start(self) -> Result<Consumer> {
         let queues = self.queue_names()?;
-        let registry = Arc::new(self.registry);
         let (stop, mut dispatchers) = (CancellationToken::new(), JoinSet::new());
         if self.declares {
             // For retries; declared now, so that a failure to do so shows.
             self.broker.declare_wheel().await?;
+            self.broker.declare_control().await?;
         }
+        let staff = Staff::gather(&self.broker, self.registry, self.attempts).await?;
         let mut started = Vec::new();
         for (queue, settings) in queues {
             if self.declares {
@@ -232,10 +234,7 @@ impl ConsumerBuilder {
             }
             let (concurrency, prefetch) = settings.resolve(self.defaults);
             let intake = subscribe(&self.broker, &queue, prefetch, self.picker.clone()).await?;
-            let executor = || {
-                let (registry, stop) = (registry.clone(), stop.clone());
-                Arc::new(Executor::new(&self.broker, registry, self.attempts.clone(), queue.clone(), stop))
-            };
+            let executor = || Arc::new(Executor::new(&self.broker, &staff, queue.clone(), stop.clone()));
             let quarantine = Arc::new(Quarantine::new(&self.broker, queue.clone(), self.crash_limit));
             let ward = Ward {
                 quarantine: quarantine.clone(),

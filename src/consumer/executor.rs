@@ -22,7 +22,11 @@ use super::settle::Failure;
 use super::settle::Settlement;
 use super::settle::settlement;
 use crate::broker::Broker;
+use crate::control::Control;
+use crate::control::Decisions;
+use crate::control::Verdict;
 use crate::envelope::Envelope;
+use crate::error::Result;
 use crate::handler::Attempt;
 use crate::handler::CancelReason;
 use crate::handler::Cancellation;
@@ -52,6 +56,29 @@ impl Default for Defaults {
     }
 }
 
+/// What all executors of a consumer share.
+#[derive(Clone)]
+pub(super) struct Staff {
+    registry: Arc<Registry>,
+    defaults: Defaults,
+    running: Arc<Running>,
+    control: Arc<Control>,
+}
+
+impl Staff {
+    /// Returns when it knows of all tasks that were cancelled before.
+    pub(super) async fn gather(broker: &Broker, registry: Registry, defaults: Defaults) -> Result<Self> {
+        let decisions = Arc::<Decisions>::default();
+        let running = Arc::new(Running::new(defaults.cancel_grace, decisions.clone()));
+        let stopping = running.clone();
+        let control = Control::follow(broker.control(), decisions, move |id| {
+            stopping.cancel(id, CancelReason::Requested);
+        });
+        let control = Arc::new(control.await?);
+        Ok(Self { registry: Arc::new(registry), defaults, running, control })
+    }
+}
+
 /// Runs the tasks of one queue.
 ///
 /// What is rare is boxed (all but success without a reply), so that the future of an attempt, which is allocated and
@@ -60,7 +87,9 @@ pub(super) struct Executor {
     registry: Arc<Registry>,
     defaults: Defaults,
     surroundings: Arc<Surroundings>,
-    running: Running,
+    running: Arc<Running>,
+    /// Keeps what `running` knows up to date.
+    _control: Arc<Control>,
     sequel: Sequel,
     aborted: Mutex<Vec<ShutdownEntry>>,
     /// Unsettled until the subscription is closed, which returns them with the rest, in their order.
@@ -68,18 +97,13 @@ pub(super) struct Executor {
 }
 
 impl Executor {
-    pub(super) fn new(
-        broker: &Broker,
-        registry: Arc<Registry>,
-        defaults: Defaults,
-        queue: QueueName,
-        shutdown: CancellationToken,
-    ) -> Self {
+    pub(super) fn new(broker: &Broker, staff: &Staff, queue: QueueName, shutdown: CancellationToken) -> Self {
         let surroundings = Surroundings { queue: queue.to_string(), clock: broker.clock(), shutdown };
         Self {
-            registry,
-            running: Running::new(defaults.cancel_grace),
-            defaults,
+            registry: staff.registry.clone(),
+            running: staff.running.clone(),
+            _control: staff.control.clone(),
+            defaults: staff.defaults.clone(),
             surroundings: Arc::new(surroundings),
             sequel: Sequel::new(broker, queue),
             aborted: Mutex::default(),
@@ -95,6 +119,10 @@ impl Executor {
                 Ok(envelope) => envelope,
                 Err(foreign) => return Box::pin(self.sequel.bury_foreign(delivery, *foreign)).await,
             };
+            let verdict = self.running.verdict(envelope.id, envelope.revision);
+            if verdict != Verdict::Go {
+                return Box::pin(self.sequel.drop_unwanted(delivery, envelope, verdict)).await;
+            }
             let Some((name, handler)) = self.registry.get(&envelope.name) else {
                 return Box::pin(self.sequel.bury_unknown(delivery, envelope)).await;
             };
@@ -106,7 +134,7 @@ impl Executor {
             let timeout = envelope.run_timeout.or_else(|| handler.timeout()).or(self.defaults.run_timeout);
             let limits = Limits { started: Instant::now(), timeout };
             let outcome = match self.running.run(handler, &envelope.payload, &ctx, limits).await {
-                Ok(_) if envelope.reply_to.is_none() => {
+                Ok(_) if envelope.reply_to.is_none() && envelope.unique.is_none() => {
                     delivery.ack();
                     Outcome::Succeeded
                 }
@@ -146,6 +174,7 @@ impl Executor {
 
     async fn succeed(&self, delivery: Delivery, envelope: Envelope, output: Vec<u8>) -> Outcome {
         self.sequel.reply(&envelope, Reply::Succeeded(output)).await;
+        self.sequel.release(&envelope).await;
         delivery.ack();
         Outcome::Succeeded
     }
@@ -291,7 +320,9 @@ mod tests {
         }));
         let defaults = Defaults { retry: RetryPolicy::fixed(4 * SECOND), ..Defaults::default() };
         let stop = CancellationToken::new();
-        let executor = Arc::new(Executor::new(&broker, Arc::new(registry), defaults, queue.clone(), stop));
+        broker.declare_control().await.unwrap();
+        let staff = Staff::gather(&broker, registry, defaults).await.unwrap();
+        let executor = Arc::new(Executor::new(&broker, &staff, queue.clone(), stop));
         let lane = broker.names().lane(&queue, Lane::Urgent);
         let subscribe = Subscribe::new(lane, 1, "test");
         let mut subscription = broker.transport().subscribe(subscribe).await.unwrap();

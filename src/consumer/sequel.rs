@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::receipt::Report;
 use crate::broker::Broker;
+use crate::control::Verdict;
 use crate::envelope;
 use crate::envelope::Envelope;
 use crate::envelope::Foreign;
@@ -19,11 +20,14 @@ use crate::topology::QueueName;
 use crate::transport::Delivery;
 use crate::transport::Publish;
 use crate::transport::PublishError;
+use crate::unique::Unique;
 
 /// How long one try to publish a retry or a dead letter waits.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an output may take; the task is done without it.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long giving back a unique key may take.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where the tasks of one queue go next.
 pub(super) struct Sequel {
@@ -88,6 +92,7 @@ impl Sequel {
             tracing::error!(task.id = %id, task.name = %name, queue = %self.queue, attempt, %reason, error, "task is dead");
         }
         self.reply(&envelope, Reply::dead(reason, error)).await;
+        self.release(&envelope).await;
         self.dead_letter(delivery, envelope.seal(), reason, error).await
     }
 
@@ -128,10 +133,42 @@ impl Sequel {
         if reason.is_expiry() { Outcome::Expired(reason) } else { Outcome::DeadLettered(reason) }
     }
 
-    /// Lets go of a task that somebody cancelled while it ran.
+    /// Lets go of a task, or of a copy of it, that shall not be started.
+    pub(super) async fn drop_unwanted(
+        &self,
+        delivery: Delivery,
+        envelope: Envelope,
+        verdict: Verdict,
+    ) -> Report {
+        let (id, name) = (Some(envelope.id), envelope.name.clone());
+        let outcome = match verdict {
+            Verdict::Superseded => {
+                tracing::debug!(task.id = %envelope.id, task.name = %name, queue = %self.queue, "task was rescheduled: a copy is dropped");
+                delivery.ack();
+                Outcome::Superseded
+            }
+            Verdict::Cancelled | Verdict::Go => self.cancel(delivery, &envelope, "it had not started").await,
+        };
+        Report { id, name, outcome }
+    }
+
+    /// Gives back the unique key of a task that has ended. Before its message goes: otherwise a crash in between would
+    /// leave the key taken.
+    pub(super) async fn release(&self, envelope: &Envelope) {
+        let Some(key) = envelope.unique.clone() else {
+            return;
+        };
+        let place = self.broker.unique();
+        if let Err(error) = Unique::release(&place, envelope.id, key, RELEASE_TIMEOUT).await {
+            tracing::warn!(task.id = %envelope.id, %error, "a unique key is not released; it is free when its window ends");
+        }
+    }
+
+    /// Lets go of a task that somebody cancelled.
     pub(super) async fn cancel(&self, delivery: Delivery, envelope: &Envelope, error: &str) -> Outcome {
         tracing::info!(task.id = %envelope.id, task.name = %envelope.name, queue = %self.queue, "task is cancelled");
         self.reply(envelope, Reply::cancelled(error)).await;
+        self.release(envelope).await;
         delivery.ack();
         Outcome::Cancelled
     }

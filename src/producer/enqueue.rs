@@ -14,6 +14,8 @@ use tokio::time::Instant;
 
 use super::Producer;
 use super::outputs::Expected;
+use super::unique::OnDuplicate;
+use super::unique::UniqueKey;
 use crate::envelope;
 use crate::error::Error;
 use crate::error::Result;
@@ -61,6 +63,9 @@ pub(super) struct Options {
     pub(super) run_timeout: Option<Duration>,
     pub(super) timeout: Option<Duration>,
     pub(super) without_output: bool,
+    pub(super) unique: Option<UniqueKey>,
+    /// It takes the place of the copies before it.
+    pub(super) reschedules: bool,
 }
 
 /// When it is too late to start.
@@ -195,10 +200,48 @@ impl<'a, T: Task> Enqueue<'a, T> {
         Self { producer, task, options: Options::default() }
     }
 
+    /// The task with this id again, instead of the copy that waits.
+    pub(super) fn again(producer: &'a Producer, task: T, id: TaskId) -> Self {
+        let options = Options { id: Some(id), reschedules: true, ..Options::default() };
+        Self { producer, task, options }
+    }
+
     /// The task's id. Defaults to a new one. With the id of an earlier, unconfirmed enqueue it is the same task again.
     pub fn id(mut self, id: TaskId) -> Self {
         self.options.id = Some(id);
         self
+    }
+
+    /// Of all tasks with the same key, in all queues of the namespace, only one at a time waits or runs; 1 to 255 bytes.
+    ///
+    /// The key is free again when its task has ended, or at the latest [`unique_for`](Self::unique_for) after it was
+    /// enqueued: a producer that dies between claiming a key and enqueuing blocks the key so long, and so does a task
+    /// that the broker itself takes out of its queue. A task that still waits or runs then may get a double. The claim
+    /// costs a publish and a look into the stream `{namespace}.unique`, a few milliseconds; the end of the task one
+    /// publish more.
+    ///
+    /// Who claims first is decided by the stream, on a majority of its replicas. So two producers on two sides of a
+    /// partition cannot both get a key: on the smaller side claims fail by their timeout.
+    pub fn unique(mut self, key: &str) -> Self {
+        self.unique_key().key = key.to_owned();
+        self
+    }
+
+    /// How long a unique key is taken at most. Defaults to an hour; at most a day, because producers read that much of
+    /// the stream. Must be longer than the task's delay.
+    pub fn unique_for(mut self, window: Duration) -> Self {
+        self.unique_key().window = window;
+        self
+    }
+
+    /// What happens if another task has the key. Defaults to [`OnDuplicate::Refuse`].
+    pub fn on_duplicate(mut self, on_duplicate: OnDuplicate) -> Self {
+        self.unique_key().on_duplicate = on_duplicate;
+        self
+    }
+
+    fn unique_key(&mut self) -> &mut UniqueKey {
+        self.options.unique.get_or_insert_with(UniqueKey::default)
     }
 
     options!();
@@ -289,6 +332,7 @@ impl<T: Task> fmt::Debug for EnqueueAll<'_, T> {
 /// A task that the broker has.
 pub struct Enqueued<T: Task> {
     id: TaskId,
+    is_new: bool,
     output: Option<Expected<T>>,
     /// When nobody will tell of it any more.
     silent_at: Option<Instant>,
@@ -302,13 +346,25 @@ impl<T: Task> Enqueued<T> {
     pub(super) fn new(id: TaskId, output: Option<Expected<T>>, left: Option<Duration>) -> Self {
         let silent_at =
             left.and_then(|left| Instant::now().checked_add(left.saturating_add(Self::LAST_WORD)));
-        Self { id, output, silent_at }
+        Self { id, is_new: true, output, silent_at }
+    }
+
+    /// Another task that was there already.
+    pub(super) fn other(id: TaskId) -> Self {
+        Self { id, is_new: false, output: None, silent_at: None }
     }
 
     /// Its id.
     #[must_use]
     pub fn id(&self) -> TaskId {
         self.id
+    }
+
+    /// Whether it is a task of its own; `false`: another one has its [unique key](Enqueue::unique), and
+    /// [`id`](Self::id) is that one's.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// Waits, at most a minute, for what its handler returned: see [`output_within`](Self::output_within).

@@ -1,7 +1,9 @@
 //! [`Producer`]: where tasks come in.
 
+mod control;
 mod enqueue;
 mod outputs;
+mod unique;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,7 +11,10 @@ use std::sync::Arc;
 use std::sync::RwLock;
 use std::time::Duration;
 
+use tokio::sync::OnceCell;
+
 use crate::broker::Broker;
+use crate::control::Decision;
 use crate::envelope;
 use crate::envelope::Envelope;
 use crate::error::Error;
@@ -23,10 +28,14 @@ use crate::topology::QueueName;
 use crate::transport::Publish;
 use crate::transport::PublishError;
 
+use control::revision;
 pub use enqueue::Enqueue;
 pub use enqueue::EnqueueAll;
 pub use enqueue::Enqueued;
 use enqueue::Options;
+use unique::Claimed;
+pub use unique::OnDuplicate;
+use unique::Uniqueness;
 
 /// Enqueues tasks. Cheap to clone.
 ///
@@ -49,6 +58,9 @@ struct Inner {
     timeout: Duration,
     declares: bool,
     outputs: outputs::Outputs,
+    /// That the stream of facts is declared.
+    control: OnceCell<()>,
+    uniqueness: Uniqueness,
     routes: RwLock<HashMap<String, Arc<Route>>>,
 }
 
@@ -115,6 +127,17 @@ impl Producer {
         let id = options.id.unwrap_or_else(|| TaskId::at(now));
         let deadline = options.deadline(now);
         in_time(id, due.unwrap_or(now), deadline)?;
+        let timeout = options.timeout.unwrap_or(producer.timeout);
+        let claim = match &options.unique {
+            None => None,
+            Some(unique) => {
+                let wait = due.map_or(Duration::ZERO, |due| due.saturating_sub(now));
+                match Box::pin(self.claim(unique, id, wait, timeout)).await? {
+                    Claimed::Theirs(holder) => return Ok(Enqueued::other(holder)),
+                    Claimed::Ours(claim) => Some(claim),
+                }
+            }
+        };
         let output = match options.without_output {
             true => None,
             false => producer.outputs.expect::<T>(&producer.broker, id).await?,
@@ -130,9 +153,9 @@ impl Producer {
             hold: None,
             deadline,
             run_timeout: options.run_timeout,
-            revision: 0,
+            revision: if options.reschedules { revision(now) } else { 0 },
             returned: 0,
-            unique: None,
+            unique: claim.as_ref().map(|claim| claim.key.clone()),
             reply_to: output.as_ref().map(|output| output.reply_to().to_owned()),
             payload,
             rest: Headers::new(),
@@ -141,8 +164,14 @@ impl Producer {
             envelope.set_policy(&policy);
         }
         let publish = route.publish(envelope, now);
-        let timeout = options.timeout.unwrap_or(producer.timeout);
-        self.publish(&publish, &route, timeout).await.map_err(|error| refused(error, id, route.queue()))?;
+        let published = self.publish(&publish, &route, timeout).await;
+        if let Some(claim) = claim {
+            Box::pin(self.settle_claim(claim, id, &published, timeout)).await?;
+        }
+        published.map_err(|error| refused(error, id, route.queue()))?;
+        if options.reschedules {
+            Box::pin(self.decide(id, Decision::Rescheduled(revision(now)), timeout)).await?;
+        }
         Ok(Enqueued::new(id, output, deadline.map(|deadline| deadline.saturating_sub(now))))
     }
 
@@ -266,6 +295,8 @@ impl ProducerBuilder {
             timeout: self.timeout,
             declares: self.declares,
             outputs: outputs::Outputs::default(),
+            control: OnceCell::new(),
+            uniqueness: Uniqueness::default(),
             routes: RwLock::default(),
         }));
         for queue in &self.queues {

@@ -297,6 +297,18 @@ pub(crate) fn of_outputs(names: &Names, queue: &Name, key: &Name) -> Topology {
     Topology { exchanges: vec![exchange], queues: vec![queue], bindings: vec![binding] }
 }
 
+/// A stream that every process reads, and the exchange of the same name that leads to it.
+pub(crate) fn of_log(name: &Name, replication: Replication, age: Duration, bytes: u64) -> Topology {
+    let group_size = match replication {
+        Replication::Quorum { group_size } => group_size,
+        Replication::Classic => 1,
+    };
+    let exchange = Exchange { name: name.clone(), kind: ExchangeKind::Fanout, alternate: None };
+    let binding = Binding { exchange: name.clone(), key: name.clone(), to: Target::Queue(name.clone()) };
+    let stream = Queue::new(name.clone(), QueueKind::Stream { group_size, max_age: age, max_bytes: bytes });
+    Topology { exchanges: vec![exchange], queues: vec![stream], bindings: vec![binding] }
+}
+
 /// Longer than a producer takes to reconnect.
 const UNUSED_OUTPUTS: Duration = Duration::from_secs(10 * 60);
 

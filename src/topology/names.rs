@@ -168,6 +168,16 @@ impl Names {
         self.name(format_args!("undeliverable"))
     }
 
+    /// The exchange for facts about tasks, and the stream that keeps them.
+    pub(crate) fn control(&self) -> Name {
+        self.name(format_args!("control"))
+    }
+
+    /// The exchange for claims to unique keys, and the stream that keeps them.
+    pub(crate) fn unique(&self) -> Name {
+        self.name(format_args!("unique"))
+    }
+
     /// The exchange where outputs go back.
     pub(crate) fn outputs(&self) -> Name {
         self.name(format_args!("outputs"))

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod consume;
+mod control;
 mod deadline;
 mod delay;
 mod enqueue;
@@ -14,3 +15,4 @@ mod retry;
 mod shutdown;
 mod support;
 mod timeout;
+mod unique;
