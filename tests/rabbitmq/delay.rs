@@ -90,6 +90,22 @@ async fn delayed_tasks_are_never_early_and_none_is_lost() {
     assert_eq!(left, (0, 0), "in the wheel, and dead because they were early");
 }
 
+/// Two at a time, each held for an eighth of a second at least, would take two minutes.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_consumer_holds_does_not_count_against_its_prefetch() {
+    let Setting { broker, producer, .. } = setting().await;
+    let seen = Seen::default();
+    let builder = seen.consumer(&broker).retry(RetryPolicy::never());
+    let consumer = builder.concurrency(1).prefetch(2).start().await.unwrap();
+    for number in 0..2000 {
+        let delay = Duration::from_millis(1000 + 2 * number);
+        producer.enqueue(Note::due_in(delay)).delay(delay).await.unwrap();
+    }
+    eventually("all are done", async || seen.count() == 2000).await;
+    consumer.shutdown().await;
+    assert_eq!(broker.dead("default").await.unwrap(), 0, "dead because they were early");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn tasks_for_a_queue_that_is_gone_hold_up_no_others_and_are_found() {
     let Setting { broker, producer, management, vhost, url } = setting().await;
