@@ -60,6 +60,7 @@
 mod broker;
 mod clock;
 mod consumer;
+mod dead;
 mod envelope;
 mod error;
 mod handler;
@@ -91,6 +92,9 @@ pub use consumer::Fate;
 pub use consumer::QueueSettings;
 pub use consumer::ShutdownEntry;
 pub use consumer::ShutdownReceipt;
+pub use dead::DeadLetter;
+pub use dead::DeadLetters;
+pub use dead::Requeue;
 pub use error::Error;
 pub use error::Result;
 pub use handler::CancelReason;

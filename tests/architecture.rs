@@ -19,6 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["transport::in_process", "transport::amqp"],
     &["route"],
     &["broker"],
+    &["dead"],
     &["producer", "consumer"],
     &["testing"],
     &["lib"],

@@ -61,7 +61,7 @@ pub(super) struct Executor {
     defaults: Defaults,
     surroundings: Arc<Surroundings>,
     running: Running,
-    sequel: Sequel,
+    sequel: Arc<Sequel>,
     aborted: Mutex<Vec<ShutdownEntry>>,
     /// Unsettled until the subscription is closed, which returns them with the rest, in their order.
     handed_back: Mutex<Vec<Delivery>>,
@@ -72,7 +72,8 @@ impl Executor {
         broker: &Broker,
         registry: Arc<Registry>,
         defaults: Defaults,
-        queue: QueueName,
+        queue: &QueueName,
+        sequel: Arc<Sequel>,
         shutdown: CancellationToken,
     ) -> Self {
         let surroundings = Surroundings { queue: queue.to_string(), clock: broker.clock(), shutdown };
@@ -81,7 +82,7 @@ impl Executor {
             running: Running::new(defaults.cancel_grace),
             defaults,
             surroundings: Arc::new(surroundings),
-            sequel: Sequel::new(broker, queue),
+            sequel,
             aborted: Mutex::default(),
             handed_back: Mutex::default(),
         }
@@ -291,7 +292,9 @@ mod tests {
         }));
         let defaults = Defaults { retry: RetryPolicy::fixed(4 * SECOND), ..Defaults::default() };
         let stop = CancellationToken::new();
-        let executor = Arc::new(Executor::new(&broker, Arc::new(registry), defaults, queue.clone(), stop));
+        let sequel = Arc::new(Sequel::new(&broker, queue.clone(), None));
+        let executor = Executor::new(&broker, Arc::new(registry), defaults, &queue, sequel, stop);
+        let executor = Arc::new(executor);
         let lane = broker.names().lane(&queue, Lane::Urgent);
         let subscribe = Subscribe::new(lane, 1, "");
         let mut subscription = broker.transport().subscribe(subscribe).await.unwrap();

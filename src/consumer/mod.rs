@@ -29,6 +29,7 @@ mod attempt;
 mod builder;
 mod dispatcher;
 mod executor;
+mod hook;
 mod held;
 mod intake;
 mod pace;

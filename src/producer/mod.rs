@@ -16,6 +16,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::message::Headers;
 use crate::name::Name;
+use crate::route;
 use crate::route::Route;
 use crate::task::Task;
 use crate::task::TaskId;
@@ -142,7 +143,7 @@ impl Producer {
         }
         let publish = route.publish(envelope, now);
         let timeout = options.timeout.unwrap_or(producer.timeout);
-        self.publish(&publish, &route, timeout).await.map_err(|error| refused(error, id, route.queue()))?;
+        self.publish(&publish, &route, timeout).await.map_err(|error| route::refused(error, id, route.queue()))?;
         Ok(Enqueued::new(id, output, deadline.map(|deadline| deadline.saturating_sub(now))))
     }
 
@@ -200,21 +201,6 @@ fn in_time(id: TaskId, start: Duration, deadline: Option<Duration>) -> Result<()
             Err(Error::DeadlinePassed { id: id.to_string(), late: start.saturating_sub(deadline) })
         }
         _ => Ok(()),
-    }
-}
-
-/// A failed publish in the words of tasks.
-fn refused(error: PublishError, id: TaskId, queue: &QueueName) -> Error {
-    let (id, queue) = (id.to_string(), queue.to_string());
-    match error {
-        PublishError::Unroutable => Error::Unroutable { id, queue },
-        PublishError::Rejected => Error::Rejected { id, queue, reason: "it is full".to_owned() },
-        PublishError::Refused(reason) => Error::Rejected { id, queue, reason },
-        PublishError::Unconfirmed { waited, last_loss } => {
-            Error::Unconfirmed { id, queue, waited, last_loss }
-        }
-        PublishError::Unavailable { waited, last_loss } => Error::Unavailable { id, waited, last_loss },
-        PublishError::Closed => Error::Closed,
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod consume;
+mod dead_letters;
 mod deadline;
 mod delay;
 mod enqueue;
