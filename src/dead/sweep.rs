@@ -18,7 +18,9 @@ use crate::task::TaskId;
 use crate::topology::QueueName;
 
 /// How many requeued tasks await their confirm at a time.
-const BATCH: usize = 64;
+const BATCH: usize = 32;
+/// … and how many bytes of payloads, but for the last of them.
+const LARGEST_BATCH: usize = 64 * 1024 * 1024;
 /// How long one task may take to be confirmed.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
 /// After this long, what stays is given back, and the sweep begins again behind what it has taken out. Well below any
@@ -134,10 +136,10 @@ impl Sweep {
 
     /// The next letters that are wanted; and the end, when it is there.
     async fn gather(&mut self, scan: &mut Scan) -> Result<(Batch, Option<End>)> {
-        let mut batch = Vec::new();
+        let (mut batch, mut bytes) = (Vec::new(), 0);
         // Nothing that was taken may wait for the pace of another.
-        let most = if self.has_pace() { 1 } else { BATCH.min(scan.window()) };
-        while batch.len() < most {
+        let most = if self.has_pace() { 1 } else { BATCH };
+        while batch.len() < most && bytes < LARGEST_BATCH {
             let (place, message) = match scan.next().await? {
                 Seen::Letter(place, message) => (place, message),
                 Seen::End => return Ok((batch, Some(End::Complete))),
@@ -148,6 +150,7 @@ impl Sweep {
                 scan.remove(place);
                 self.removed += 1;
             } else if self.wants(&letter) {
+                bytes += letter.payload().len();
                 batch.push((place, letter));
                 if self.is_for_one {
                     return Ok((batch, Some(End::Complete)));

@@ -143,7 +143,9 @@ impl Producer {
         }
         let publish = route.publish(envelope, now);
         let timeout = options.timeout.unwrap_or(producer.timeout);
-        self.publish(&publish, &route, timeout).await.map_err(|error| route::refused(error, id, route.queue()))?;
+        self.publish(&publish, &route, timeout)
+            .await
+            .map_err(|error| route::refused(error, id, route.queue()))?;
         Ok(Enqueued::new(id, output, deadline.map(|deadline| deadline.saturating_sub(now))))
     }
 

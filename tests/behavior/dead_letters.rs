@@ -240,7 +240,10 @@ async fn a_requeued_task_is_enqueued_afresh_and_keeps_what_is_its_own() {
     let delivery = lane.next().await.unwrap();
     let mut left: Vec<&str> = delivery.message.headers.iter().map(|(name, _)| name).collect();
     left.sort_unstable();
-    assert_eq!(left, ["taskhare-due", "taskhare-enqueued-at", "taskhare-hold", "taskhare-max-attempts", "tenant"]);
+    assert_eq!(
+        left,
+        ["taskhare-due", "taskhare-enqueued-at", "taskhare-hold", "taskhare-max-attempts", "tenant"]
+    );
     assert_eq!((delivery.message.reply_to.as_deref(), delivery.message.expiration), (None, None));
     delivery.ack();
 }

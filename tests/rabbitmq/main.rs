@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod connect;
+mod dead_letters;
 mod deadline;
 mod delay;
 mod publish;
