@@ -168,7 +168,8 @@ impl Broker {
         depths.try_fold(0, |sum, depth| async move { Ok(sum + depth) }).await
     }
 
-    async fn depth(&self, queue: &Name) -> Result<u64> {
+    /// How many messages are ready in that queue on the broker.
+    pub(crate) async fn depth(&self, queue: &Name) -> Result<u64> {
         Ok(self.0.transport.depth(queue).await?.unwrap_or(0))
     }
 
@@ -315,6 +316,8 @@ impl BrokerBuilder {
     const DEFAULT_MAX_PAYLOAD: usize = 1024 * 1024;
     /// 15 MiB: RabbitMQ 4 takes messages up to 16 MiB (3.x: 128 MiB) and closes the channel on larger ones.
     const LARGEST_PAYLOAD: usize = 15 * 1024 * 1024;
+    /// Ten years: the longest time to live that RabbitMQ takes.
+    const LONGEST_AGE: Duration = Duration::from_millis(315_360_000_000);
 
     /// One more node to connect to, or several separated by commas: see [`Broker::connect`]. Defaults to
     /// `amqp://localhost`.
@@ -346,6 +349,20 @@ impl BrokerBuilder {
     /// guard, for what kills a consumer before it can look at it.
     pub fn delivery_limit(mut self, deliveries: u32) -> Self {
         self.defaults.delivery_limit = deliveries.max(1);
+        self
+    }
+
+    /// How long a dead letter is kept. Defaults to 30 days; from a millisecond to ten years. It goes once it is at the head
+    /// of its queue, so a younger one that was put before it keeps it. All processes of a namespace must agree.
+    pub fn dead_letter_age(mut self, age: Duration) -> Self {
+        self.defaults.dead_letter_age = age;
+        self
+    }
+
+    /// How many dead letters each queue keeps; for one more the oldest goes. Defaults to 100,000; at least 1. All processes of
+    /// a namespace must agree.
+    pub fn dead_letter_length(mut self, letters: u64) -> Self {
+        self.defaults.dead_letter_length = letters;
         self
     }
 
@@ -418,6 +435,15 @@ impl BrokerBuilder {
                 setting: "max_payload",
                 reason: format!("{} bytes; the most is {}", self.max_payload, Self::LARGEST_PAYLOAD),
             });
+        }
+        let QueueDefaults { dead_letter_age: age, dead_letter_length: length, .. } = self.defaults;
+        if age < Duration::from_millis(1) || age > Self::LONGEST_AGE {
+            let reason = format!("{age:?}; it is from a millisecond to {:?}", Self::LONGEST_AGE);
+            return Err(Error::InvalidSetting { setting: "dead_letter_age", reason });
+        }
+        if length == 0 || i64::try_from(length).is_err() {
+            let reason = format!("{length}; it is at least 1, and less than 2^63");
+            return Err(Error::InvalidSetting { setting: "dead_letter_length", reason });
         }
         Ok(())
     }

@@ -210,8 +210,8 @@ pub enum Error {
         source: BoxError,
     },
 
-    /// An output that is not of the expected type.
-    #[error("cannot decode the output of task {task:?}")]
+    /// An output, or the payload of a dead letter, that is not of the expected type.
+    #[error("cannot decode what task {task:?} has for an output or payload")]
     Decode {
         /// The task's name.
         task: String,
@@ -238,6 +238,31 @@ pub enum Error {
         id: String,
         /// How long before.
         late: Duration,
+    },
+
+    /// There is no such dead letter, or somebody else looks at it just now.
+    #[error("no dead letter of task {id} in queue {queue:?}")]
+    NoDeadLetter {
+        /// The task.
+        id: String,
+        /// The queue on the broker.
+        queue: String,
+    },
+
+    /// A dead letter that is not a task: it cannot be run, so it cannot be requeued. It can be discarded.
+    #[error("not a task, so it can only be discarded: {reason}")]
+    NotATask {
+        /// Why it is none.
+        reason: String,
+    },
+
+    /// A dead letter of another type of task than the one asked for.
+    #[error("this is task {found:?}, and {asked:?} was asked for")]
+    WrongTask {
+        /// The name of the type asked for.
+        asked: String,
+        /// The letter's name.
+        found: String,
     },
 
     /// No output was asked for when the task was enqueued.

@@ -40,7 +40,6 @@ impl FailedAttempt {
 }
 
 /// What a header says of earlier attempts, the first one first; nothing if there is no such header.
-#[allow(dead_code, reason = "for dead letters")]
 pub(crate) fn read(header: Option<&Value>) -> Vec<FailedAttempt> {
     let Some(Value::List(entries)) = header else { return Vec::new() };
     entries.iter().filter_map(read_one).collect()

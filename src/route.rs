@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use crate::envelope;
 use crate::envelope::Envelope;
+use crate::error::Error;
 use crate::lane::Lane;
 use crate::name::Name;
+use crate::task::TaskId;
 use crate::topology::Names;
 use crate::topology::QueueName;
 use crate::topology::wheel::Passage;
 use crate::transport::Publish;
+use crate::transport::PublishError;
 
 /// The longest time to live that RabbitMQ takes: ten years.
 const LONGEST_EXPIRATION: Duration = Duration::from_millis(315_360_000_000);
@@ -83,6 +86,21 @@ impl Route {
 fn whole_milliseconds(time: Duration) -> Duration {
     let beyond = time.subsec_nanos() % 1_000_000;
     if beyond == 0 { time } else { time.saturating_add(Duration::from_nanos((1_000_000 - beyond).into())) }
+}
+
+/// A failed publish in the words of tasks.
+pub(crate) fn refused(error: PublishError, id: TaskId, queue: &QueueName) -> Error {
+    let (id, queue) = (id.to_string(), queue.to_string());
+    match error {
+        PublishError::Unroutable => Error::Unroutable { id, queue },
+        PublishError::Rejected => Error::Rejected { id, queue, reason: "it is full".to_owned() },
+        PublishError::Refused(reason) => Error::Rejected { id, queue, reason },
+        PublishError::Unconfirmed { waited, last_loss } => {
+            Error::Unconfirmed { id, queue, waited, last_loss }
+        }
+        PublishError::Unavailable { waited, last_loss } => Error::Unavailable { id, waited, last_loss },
+        PublishError::Closed => Error::Closed,
+    }
 }
 
 #[cfg(test)]

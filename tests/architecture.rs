@@ -20,6 +20,7 @@ const LAYERS: &[&[&str]] = &[
     &["route", "log"],
     &["control", "unique"],
     &["broker"],
+    &["dead"],
     &["producer", "consumer"],
     &["testing"],
     &["lib"],

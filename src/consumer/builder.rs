@@ -13,15 +13,19 @@ use super::dispatcher::Dispatcher;
 use super::executor::Defaults;
 use super::executor::Executor;
 use super::executor::Staff;
+use super::hook::Hook;
+use super::hook::OnDeadLetter;
 use super::intake::Intake;
 use super::put_back::PutBack;
 use super::quarantine::Quarantine;
 use super::registry::BlockingHandler;
 use super::registry::FnHandler;
 use super::registry::Registry;
+use super::sequel::Sequel;
 use super::suspicion::LEAST_CRASH_LIMIT;
 use super::ward::Ward;
 use crate::broker::Broker;
+use crate::dead::DeadLetter;
 use crate::error::Error;
 use crate::error::Result;
 use crate::handler::TaskContext;
@@ -46,6 +50,7 @@ pub struct ConsumerBuilder {
     attempts: Defaults,
     grace: Duration,
     declares: bool,
+    on_dead_letter: Option<OnDeadLetter>,
 }
 
 /// How much of one queue a consumer takes at a time.
@@ -94,6 +99,7 @@ impl ConsumerBuilder {
             attempts: Defaults::default(),
             grace: Duration::from_secs(30),
             declares: true,
+            on_dead_letter: None,
         }
     }
 
@@ -206,6 +212,17 @@ impl ConsumerBuilder {
         self
     }
 
+    /// Is called with each letter that this consumer has put into the dead letters, after the broker has confirmed it: to
+    /// raise an alarm, say. What the broker dead-letters by itself is not among them.
+    ///
+    /// It runs apart from the tasks, one call at a time, and may block its thread. A panic is logged, and the next call
+    /// comes. While it is slow up to 1,024 letters wait for it; it does not hear of more, which is logged. A shutdown waits
+    /// for it as long as for running tasks. A crash may lose a call: the dead letters themselves are what counts.
+    pub fn on_dead_letter(mut self, call: impl Fn(&DeadLetter) + Send + Sync + 'static) -> Self {
+        self.on_dead_letter = Some(Arc::new(call));
+        self
+    }
+
     /// Declares nothing, for a user that may not. A queue that does not exist is then [`Error::Consume`].
     pub fn without_declaring(mut self) -> Self {
         self.declares = false;
@@ -227,15 +244,20 @@ impl ConsumerBuilder {
             self.broker.declare_control().await?;
         }
         let staff = Staff::gather(&self.broker, self.registry, self.attempts).await?;
+        let (hook, listener) = self.on_dead_letter.map(Hook::new).unzip();
         let mut started = Vec::new();
         for (queue, settings) in queues {
             if self.declares {
                 self.broker.declare(&queue).await?;
             }
             let (concurrency, prefetch) = settings.resolve(self.defaults);
-            let intake = subscribe(&self.broker, &queue, prefetch, self.picker.clone()).await?;
-            let executor = || Arc::new(Executor::new(&self.broker, &staff, queue.clone(), stop.clone()));
-            let quarantine = Arc::new(Quarantine::new(&self.broker, queue.clone(), self.crash_limit));
+            let sequel = Arc::new(Sequel::new(&self.broker, queue.clone(), hook.clone()));
+            let put_back = PutBack::new(sequel.clone());
+            let intake = subscribe(&self.broker, &queue, prefetch, self.picker.clone(), put_back).await?;
+            let executor =
+                || Arc::new(Executor::new(&self.broker, &staff, &queue, sequel.clone(), stop.clone()));
+            let quarantine = Quarantine::new(&self.broker, queue.clone(), sequel.clone(), self.crash_limit);
+            let quarantine = Arc::new(quarantine);
             let ward = Ward {
                 quarantine: quarantine.clone(),
                 executor: executor(),
@@ -255,6 +277,14 @@ impl ConsumerBuilder {
         for (dispatcher, ward) in started {
             dispatchers.spawn(dispatcher.run());
             dispatchers.spawn(ward.run());
+        }
+        drop(hook);
+        if let Some(listener) = listener {
+            let told = listener.run(stop.clone(), self.grace);
+            dispatchers.spawn(async {
+                told.await;
+                Vec::new()
+            });
         }
         Ok(Consumer::new(stop, dispatchers))
     }
@@ -280,14 +310,19 @@ impl ConsumerBuilder {
 }
 
 /// Subscribes to all lanes of `queue`.
-async fn subscribe(broker: &Broker, queue: &QueueName, prefetch: u16, picker: Picker) -> Result<Intake> {
+async fn subscribe(
+    broker: &Broker,
+    queue: &QueueName,
+    prefetch: u16,
+    picker: Picker,
+    put_back: PutBack,
+) -> Result<Intake> {
     let lane = async |lane: Lane| {
         let tag = format!("{queue} {lane}");
         let subscribe = Subscribe::new(broker.names().lane(queue, lane), prefetch, tag);
         broker.transport().subscribe(subscribe).await
     };
     let subscriptions = [lane(Lane::Urgent).await?, lane(Lane::Normal).await?, lane(Lane::Low).await?];
-    let put_back = PutBack::new(broker, queue.clone());
     Ok(Intake::new(subscriptions, prefetch, picker, put_back, broker.clock()))
 }
 

@@ -90,14 +90,20 @@ pub(super) struct Executor {
     running: Arc<Running>,
     /// Keeps what `running` knows up to date.
     _control: Arc<Control>,
-    sequel: Sequel,
+    sequel: Arc<Sequel>,
     aborted: Mutex<Vec<ShutdownEntry>>,
     /// Unsettled until the subscription is closed, which returns them with the rest, in their order.
     handed_back: Mutex<Vec<Delivery>>,
 }
 
 impl Executor {
-    pub(super) fn new(broker: &Broker, staff: &Staff, queue: QueueName, shutdown: CancellationToken) -> Self {
+    pub(super) fn new(
+        broker: &Broker,
+        staff: &Staff,
+        queue: &QueueName,
+        sequel: Arc<Sequel>,
+        shutdown: CancellationToken,
+    ) -> Self {
         let surroundings = Surroundings { queue: queue.to_string(), clock: broker.clock(), shutdown };
         Self {
             registry: staff.registry.clone(),
@@ -105,7 +111,7 @@ impl Executor {
             _control: staff.control.clone(),
             defaults: staff.defaults.clone(),
             surroundings: Arc::new(surroundings),
-            sequel: Sequel::new(broker, queue),
+            sequel,
             aborted: Mutex::default(),
             handed_back: Mutex::default(),
         }
@@ -322,7 +328,8 @@ mod tests {
         let stop = CancellationToken::new();
         broker.declare_control().await.unwrap();
         let staff = Staff::gather(&broker, registry, defaults).await.unwrap();
-        let executor = Arc::new(Executor::new(&broker, &staff, queue.clone(), stop));
+        let sequel = Arc::new(Sequel::new(&broker, queue.clone(), None));
+        let executor = Arc::new(Executor::new(&broker, &staff, &queue, sequel, stop));
         let lane = broker.names().lane(&queue, Lane::Urgent);
         let subscribe = Subscribe::new(lane, 1, "test");
         let mut subscription = broker.transport().subscribe(subscribe).await.unwrap();

@@ -148,6 +148,7 @@ mod tests {
 
     use super::*;
     use crate::broker::Broker;
+    use crate::consumer::sequel::Sequel;
     use crate::message::Message;
     use crate::topology::QueueName;
     use crate::transport::Settle;
@@ -190,7 +191,8 @@ mod tests {
         let normal = Given([from(&old, "a"), from(&old, "b"), from(&old, "c"), from(&new, "b again")].into());
         let lanes: [Box<dyn Subscription>; 3] =
             [Box::<Given>::default(), Box::new(normal), Box::<Given>::default()];
-        let put_back = PutBack::new(&Broker::in_process(), QueueName::new("mail").unwrap());
+        let mail = QueueName::new("mail").unwrap();
+        let put_back = PutBack::new(Arc::new(Sequel::new(&Broker::in_process(), mail, None)));
         let mut intake = Intake::new(lanes, 10, Picker::default(), put_back, Clock::tokio());
         assert_eq!(intake.next().await.unwrap().message, message("a"));
         old.0.store(true, Relaxed);

@@ -31,6 +31,7 @@ mod builder;
 mod dispatcher;
 mod executor;
 mod held;
+mod hook;
 mod intake;
 mod pace;
 mod put_back;

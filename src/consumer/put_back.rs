@@ -6,8 +6,6 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::sequel::Sequel;
-use crate::broker::Broker;
-use crate::topology::QueueName;
 use crate::transport::Delivery;
 
 /// How long a shutdown waits for them; what is not confirmed then goes back to its lane.
@@ -21,8 +19,8 @@ pub(super) struct PutBack {
 }
 
 impl PutBack {
-    pub(super) fn new(broker: &Broker, queue: QueueName) -> Self {
-        Self { sequel: Arc::new(Sequel::new(broker, queue)), under_way: JoinSet::new() }
+    pub(super) fn new(sequel: Arc<Sequel>) -> Self {
+        Self { sequel, under_way: JoinSet::new() }
     }
 
     /// Puts one back, in the background.

@@ -1,6 +1,7 @@
 //! [`Quarantine`]: the way into quarantine, back into it, and out of it to the dead letters. Confirmed first; then the
 //! old message may go.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::receipt::Report;
@@ -27,7 +28,7 @@ pub(super) struct Quarantine {
     broker: Broker,
     queue: QueueName,
     route: Route,
-    sequel: Sequel,
+    sequel: Arc<Sequel>,
     clock: Clock,
     /// Whether the lanes count returns.
     counts: bool,
@@ -35,10 +36,10 @@ pub(super) struct Quarantine {
 }
 
 impl Quarantine {
-    pub(super) fn new(broker: &Broker, queue: QueueName, crash_limit: u32) -> Self {
+    pub(super) fn new(broker: &Broker, queue: QueueName, sequel: Arc<Sequel>, crash_limit: u32) -> Self {
         Self {
             route: broker.route(queue.clone()),
-            sequel: Sequel::new(broker, queue.clone()),
+            sequel,
             clock: broker.clock(),
             counts: broker.counts_returns(),
             broker: broker.clone(),

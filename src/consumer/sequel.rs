@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use super::hook::Hook;
 use super::receipt::Report;
 use crate::broker::Broker;
 use crate::control::Verdict;
+use crate::dead::DeadLetter;
 use crate::envelope;
 use crate::envelope::Envelope;
 use crate::envelope::Foreign;
@@ -36,10 +38,12 @@ pub(super) struct Sequel {
     route: Route,
     dead: Name,
     outputs: Name,
+    hook: Option<Hook>,
 }
 
 impl Sequel {
-    pub(super) fn new(broker: &Broker, queue: QueueName) -> Self {
+    /// `hook` hears of dead letters.
+    pub(super) fn new(broker: &Broker, queue: QueueName, hook: Option<Hook>) -> Self {
         let names = broker.names();
         Self {
             route: broker.route(queue.clone()),
@@ -47,6 +51,7 @@ impl Sequel {
             outputs: names.outputs(),
             broker: broker.clone(),
             queue,
+            hook,
         }
     }
 
@@ -129,7 +134,11 @@ impl Sequel {
             mandatory: true,
             message,
         };
-        self.replace(delivery, &letter).await;
+        if self.replace(delivery, &letter).await
+            && let Some(hook) = &self.hook
+        {
+            hook.tell(DeadLetter::read(letter.message, &self.queue));
+        }
         if reason.is_expiry() { Outcome::Expired(reason) } else { Outcome::DeadLettered(reason) }
     }
 
@@ -174,12 +183,15 @@ impl Sequel {
     }
 
     /// Publishes what follows a message, and acknowledges it once that is confirmed: a crash in between repeats the
-    /// task and never loses it. While the broker cannot take it the message stays ours, unsettled.
-    pub(super) async fn replace(&self, delivery: Delivery, next: &Publish) {
+    /// task and never loses it. While the broker cannot take it the message stays ours, unsettled. Whether it was confirmed.
+    pub(super) async fn replace(&self, delivery: Delivery, next: &Publish) -> bool {
         let mut pause = Duration::from_millis(100);
         loop {
             match self.broker.transport().publish(next, PUBLISH_TIMEOUT).await {
-                Ok(()) => return delivery.ack(),
+                Ok(()) => {
+                    delivery.ack();
+                    return true;
+                }
                 Err(error) if error.is_missing() => {
                     // Somebody deleted it; if this fails too, the next round tells.
                     tracing::warn!(queue = %self.queue, %error, "a task's next message found no queue");
@@ -190,9 +202,13 @@ impl Sequel {
                 // dead-lettering keeps the message.
                 Err(PublishError::Refused(reason)) => {
                     tracing::error!(queue = %self.queue, reason, "the broker refused to take a task's next message");
-                    return delivery.reject();
+                    delivery.reject();
+                    return false;
                 }
-                Err(PublishError::Closed) => return delivery.requeue(),
+                Err(PublishError::Closed) => {
+                    delivery.requeue();
+                    return false;
+                }
                 Err(error) => {
                     tracing::warn!(queue = %self.queue, %error, "a task's next message is not confirmed yet");
                 }

@@ -21,6 +21,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::message::Headers;
 use crate::name::Name;
+use crate::route;
 use crate::route::Route;
 use crate::task::Task;
 use crate::task::TaskId;
@@ -168,7 +169,7 @@ impl Producer {
         if let Some(claim) = claim {
             Box::pin(self.settle_claim(claim, id, &published, timeout)).await?;
         }
-        published.map_err(|error| refused(error, id, route.queue()))?;
+        published.map_err(|error| route::refused(error, id, route.queue()))?;
         if options.reschedules {
             Box::pin(self.decide(id, Decision::Rescheduled(revision(now)), timeout)).await?;
         }
@@ -229,21 +230,6 @@ fn in_time(id: TaskId, start: Duration, deadline: Option<Duration>) -> Result<()
             Err(Error::DeadlinePassed { id: id.to_string(), late: start.saturating_sub(deadline) })
         }
         _ => Ok(()),
-    }
-}
-
-/// A failed publish in the words of tasks.
-fn refused(error: PublishError, id: TaskId, queue: &QueueName) -> Error {
-    let (id, queue) = (id.to_string(), queue.to_string());
-    match error {
-        PublishError::Unroutable => Error::Unroutable { id, queue },
-        PublishError::Rejected => Error::Rejected { id, queue, reason: "it is full".to_owned() },
-        PublishError::Refused(reason) => Error::Rejected { id, queue, reason },
-        PublishError::Unconfirmed { waited, last_loss } => {
-            Error::Unconfirmed { id, queue, waited, last_loss }
-        }
-        PublishError::Unavailable { waited, last_loss } => Error::Unavailable { id, waited, last_loss },
-        PublishError::Closed => Error::Closed,
     }
 }
 

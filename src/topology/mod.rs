@@ -142,6 +142,7 @@ pub(crate) struct QueueDefaults {
     pub(crate) replication: Replication,
     pub(crate) delivery_limit: u32,
     pub(crate) dead_letter_age: Duration,
+    pub(crate) dead_letter_length: u64,
 }
 
 impl Default for QueueDefaults {
@@ -150,6 +151,7 @@ impl Default for QueueDefaults {
             replication: Replication::default(),
             delivery_limit: 100,
             dead_letter_age: Duration::from_secs(30 * 24 * 60 * 60),
+            dead_letter_length: 100_000,
         }
     }
 }
@@ -174,10 +176,17 @@ impl QueueDefaults {
         };
         QueueKind::Quorum { group_size, delivery_limit: NO_DELIVERY_LIMIT }
     }
-}
 
-/// How many tasks are kept that found no lane.
-const MOST_UNDELIVERABLE: u64 = 100_000;
+    /// A queue for what nobody takes out but an operator: the oldest go.
+    fn of_dead_letters(self, name: Name, kind: QueueKind) -> Queue {
+        Queue {
+            message_ttl: Some(self.dead_letter_age),
+            max_length: Some(self.dead_letter_length),
+            overflow: Overflow::DropHead,
+            ..Queue::new(name, kind)
+        }
+    }
+}
 
 impl Replication {
     /// Whether its queues count how often a message came back.
@@ -190,10 +199,7 @@ impl Replication {
 pub(crate) fn of_queue(names: &Names, defaults: QueueDefaults, queue: &QueueName) -> Topology {
     let (tasks, dead, due) = (names.tasks(), names.dead(), names.due());
     let direct = |name: &Name| Exchange { name: name.clone(), kind: ExchangeKind::Direct, alternate: None };
-    let dead_queue = Queue {
-        message_ttl: Some(defaults.dead_letter_age),
-        ..Queue::new(names.dead_queue(queue), defaults.kind(NO_DELIVERY_LIMIT))
-    };
+    let dead_queue = defaults.of_dead_letters(names.dead_queue(queue), defaults.kind(NO_DELIVERY_LIMIT));
     let mut topology = of_due(names, defaults);
     topology.exchanges.extend([direct(&tasks), direct(&dead)]);
     topology.bindings.push(Binding {
@@ -241,12 +247,7 @@ fn of_due(names: &Names, defaults: QueueDefaults) -> Topology {
     let exchange = Exchange { name: undeliverable.clone(), kind: ExchangeKind::Fanout, alternate: None };
     let due =
         Exchange { name: names.due(), kind: ExchangeKind::Topic, alternate: Some(undeliverable.clone()) };
-    let queue = Queue {
-        message_ttl: Some(defaults.dead_letter_age),
-        max_length: Some(MOST_UNDELIVERABLE),
-        overflow: Overflow::DropHead,
-        ..Queue::new(undeliverable.clone(), defaults.lasting())
-    };
+    let queue = defaults.of_dead_letters(undeliverable.clone(), defaults.lasting());
     let to = Target::Queue(queue.name.clone());
     let binding = Binding { exchange: undeliverable, key: names.undeliverable(), to };
     Topology { exchanges: vec![exchange, due], queues: vec![queue], bindings: vec![binding] }

@@ -38,6 +38,7 @@
 //! - **C14 set_prefetch**: soon after it, up to so many deliveries *more* than are held at that moment may come; those
 //!   stay ours to settle, and count no more. Where only one consumer is active, another may take over. In a
 //!   stream it may do nothing.
+//! - **C15 purge** removes what waits, without dead-lettering it; what subscribers hold stays theirs. No queue: nothing.
 
 pub mod amqp;
 pub mod in_process;
@@ -78,6 +79,9 @@ pub trait Transport: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
 
     /// How many messages wait in `queue`, ready to be delivered: 0 in a stream (C13); `None` if there is no such queue.
     async fn depth(&self, queue: &Name) -> Result<Option<u64>>;
+
+    /// Removes what waits in `queue`, ready to be delivered, and returns how many that were (C15).
+    async fn purge(&self, queue: &Name) -> Result<u64>;
 
     /// Ends everything (C11). Idempotent.
     async fn close(&self);

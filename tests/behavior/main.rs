@@ -5,6 +5,7 @@
 mod bad_input;
 mod consume;
 mod control;
+mod dead_letters;
 mod deadline;
 mod delay;
 mod enqueue;

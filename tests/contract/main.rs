@@ -38,6 +38,7 @@ mod declare;
 mod deliver;
 mod prefetch;
 mod publish;
+mod purge;
 mod settle;
 mod stream;
 mod support;

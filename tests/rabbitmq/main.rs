@@ -3,6 +3,7 @@
 
 mod connect;
 mod control;
+mod dead_letters;
 mod deadline;
 mod delay;
 mod lanes;

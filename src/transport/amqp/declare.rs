@@ -17,6 +17,7 @@ use amqprs::channel::ExchangeBindArguments;
 use amqprs::channel::ExchangeDeclareArguments;
 use amqprs::channel::QueueBindArguments;
 use amqprs::channel::QueueDeclareArguments;
+use amqprs::channel::QueuePurgeArguments;
 use amqprs::error::Error as ClientError;
 use async_trait::async_trait;
 
@@ -178,19 +179,55 @@ impl std::fmt::Display for Object {
 
 /// How many messages are ready in `queue`; `None` if there is none.
 pub(super) async fn depth(session: &Session, queue: &Name) -> Result<Option<u64>, DeclareError> {
+    ask(session, queue, Question::Depth).await
+}
+
+/// Removes what is ready in `queue`, and returns how many messages that were.
+pub(super) async fn purge(session: &Session, queue: &Name) -> Result<u64, DeclareError> {
+    Ok(ask(session, queue, Question::Purge).await?.unwrap_or(0))
+}
+
+/// What a queue answers with a number of messages.
+#[derive(Clone, Copy)]
+enum Question {
+    Depth,
+    Purge,
+}
+
+impl Question {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Depth => "count messages",
+            Self::Purge => "purge a queue",
+        }
+    }
+
+    async fn of(self, channel: &Channel, queue: &Name) -> Result<u64, ClientError> {
+        let count = match self {
+            Self::Depth => {
+                let mut arguments = QueueDeclareArguments::new(queue.as_str());
+                arguments.passive(true).arguments(FieldTable::new());
+                channel.queue_declare(arguments).await?.map(|(_, ready, _)| ready)
+            }
+            Self::Purge => channel.queue_purge(QueuePurgeArguments::new(queue.as_str())).await?,
+        };
+        Ok(count.map_or(0, u64::from))
+    }
+}
+
+/// On a channel of its own; `None` if there is no such queue.
+async fn ask(session: &Session, queue: &Name, question: Question) -> Result<Option<u64>, DeclareError> {
     let closing = Closing::new(session.health().clone());
     let (client, callback) = (session.client(), closing.clone());
     let name = queue.clone();
     let work = async move {
         let channel = open_channel(&client, callback).await?;
-        let mut arguments = QueueDeclareArguments::new(name.as_str());
-        arguments.passive(true).arguments(FieldTable::new());
-        let declared = channel.queue_declare(arguments).await;
+        let answer = question.of(&channel, &name).await;
         channel.close().await;
-        Ok(declared)
+        Ok(answer)
     };
-    match session.request("count messages", work).await {
-        Ok(Ok(declared)) => Ok(Some(declared.map_or(0, |(_, ready, _)| u64::from(ready)))),
+    match session.request(question.as_str(), work).await {
+        Ok(Ok(messages)) => Ok(Some(messages)),
         Ok(Err(_)) => match closing.reason() {
             Some(Closed { code: 404, text }) if text.contains("no queue") => Ok(None),
             Some(closed) => {

@@ -147,6 +147,14 @@ impl Transport for Amqp {
         self.control("count messages", depth).await
     }
 
+    async fn purge(&self, queue: &Name) -> Result<u64> {
+        let purge = |session: Arc<Session>| {
+            let queue = queue.clone();
+            async move { declare::purge(&session, &queue).await }
+        };
+        self.control("purge a queue", purge).await
+    }
+
     async fn close(&self) {
         // Lets subscriptions send what was settled before their connection ends, and no other channel take the place of
         // the publisher's.

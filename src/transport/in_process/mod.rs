@@ -96,6 +96,13 @@ impl Transport for InProcess {
         })
     }
 
+    async fn purge(&self, queue: &Name) -> Result<u64> {
+        self.0.change(|state, _| {
+            state.must_be_open()?;
+            Ok(state.touch(queue).map_or(0, |queue| queue.purge()))
+        })
+    }
+
     async fn close(&self) {
         let woken = self.0.change(|state, _| state.close());
         woken.into_iter().for_each(Waker::wake);

@@ -216,6 +216,11 @@ impl Queue {
         }
     }
 
+    /// Forgets what waits, and returns how much that was.
+    pub(super) fn purge(&mut self) -> u64 {
+        std::mem::take(&mut self.ready).len() as u64
+    }
+
     /// When the message at the head expires. Those behind it wait for it.
     pub(super) fn expires(&self) -> Option<Instant> {
         self.ready.values().next().and_then(|head| head.expires)

@@ -24,10 +24,12 @@
 //! | `taskhare-error` | the last failure, at most 2 KiB |
 //! | `taskhare-history` | the last 10 attempts: number, start, time taken, error |
 //! | `taskhare-queue` | of a delayed task or a dead letter: its queue |
-//! | `taskhare-reason`, `taskhare-dead-at` | of a dead letter: why, when |
+//! | `taskhare-reason`, `taskhare-dead-at` | of a dead letter: why, when; see [`Death`] |
 //!
 //! Other headers stay as they are, through retries and into the dead letters. A reader ignores headers that it does not
 //! know; a change that old readers would misunderstand raises the version, and they dead-letter it as foreign.
+
+mod death;
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -42,9 +44,11 @@ use crate::lane::Priority;
 use crate::message::Headers;
 use crate::message::Message;
 use crate::message::Value;
-use crate::outcome::DeadReason;
 use crate::retry::RetryPolicy;
 use crate::task::TaskId;
+
+pub(crate) use death::Death;
+pub(crate) use death::dead_letter;
 
 /// With the version. Most tasks have no header at all: a table, even of one entry, costs both ends more than all of the
 /// properties.
@@ -67,8 +71,6 @@ const RETRY: &str = "taskhare-retry";
 const FIRST_DUE: &str = "taskhare-first-due";
 const ERROR: &str = "taskhare-error";
 const HISTORY: &str = "taskhare-history";
-const REASON: &str = "taskhare-reason";
-const DEAD_AT: &str = "taskhare-dead-at";
 const QUEUE: &str = "taskhare-queue";
 
 /// The headers that are fields of an [`Envelope`], or follow from where it goes.
@@ -116,7 +118,7 @@ pub(crate) struct Envelope {
 }
 
 /// A message that is not a task, and why not.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Foreign {
     pub(crate) message: Message,
     pub(crate) why: String,
@@ -285,6 +287,17 @@ impl Envelope {
         })
     }
 
+    /// The same task as if it had just been enqueued: all its attempts before it, at once, never too late, and nobody
+    /// who waits for its output.
+    pub(crate) fn revive(self, now: Duration) -> Self {
+        let Self { mut rest, .. } = self;
+        death::forget(&mut rest);
+        rest.remove(FIRST_DUE);
+        // Due now: a policy that counts from then on counts from now.
+        let due = Some(now);
+        Self { attempt: 1, due, hold: None, deadline: None, returned: 0, reply_to: None, rest, ..self }
+    }
+
     /// The same task for its next attempt.
     pub(crate) fn retry(mut self, due: Duration, error: &str) -> Self {
         if let (1, Some(first_due)) = (self.attempt, self.due) {
@@ -321,25 +334,6 @@ impl Envelope {
     pub(crate) fn set_policy(&mut self, policy: &str) {
         self.rest.insert(RETRY, policy);
     }
-}
-
-/// A message for the dead letters: as it was, with why, when and where from.
-pub(crate) fn dead_letter(
-    mut message: Message,
-    reason: DeadReason,
-    error: &str,
-    queue: &str,
-    now: Duration,
-) -> Message {
-    message.expiration = None;
-    message.headers.strip_broker_headers();
-    message.headers.remove(HOLD);
-    message.headers.remove(RETURNED);
-    message.headers.insert(REASON, reason.as_str());
-    message.headers.insert(ERROR, history::excerpt(error, LONGEST_ERROR));
-    message.headers.insert(QUEUE, queue);
-    message.headers.insert(DEAD_AT, to_milliseconds(now));
-    message
 }
 
 /// A payload as it travels.
