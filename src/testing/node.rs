@@ -244,6 +244,8 @@ fn environment(
     let loopback = "-kernel inet_dist_use_interface {127,0,0,1}";
     // On a machine of few cores the schedulers must not spin; and quorum queues report their length more often.
     let small = "+sbwt none +sbwtdcpu none +sbwtdio none -rabbit quorum_tick_interval 500";
+    // Otherwise what a queue dead-letters while the target is not up yet, after a restart, waits for three minutes.
+    let patient = "-rabbit dead_letter_worker_publisher_confirm_timeout 5000";
     BTreeMap::from([
         ("PATH", path),
         ("HOME", dir.into()),
@@ -259,7 +261,7 @@ fn environment(
         ("RABBITMQ_CONF_ENV_FILE", dir.join("rabbitmq-env.conf").into()),
         ("RABBITMQ_ENABLED_PLUGINS_FILE", dir.join("enabled_plugins").into()),
         ("RABBITMQ_PID_FILE", dir.join("pid").into()),
-        ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", format!("{loopback} {small}").into()),
+        ("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", format!("{loopback} {small} {patient}").into()),
         // Makes the start script exec Erlang instead of waiting for it: one process, whose pid we know.
         ("RUNNING_UNDER_SYSTEMD", "true".into()),
     ])

@@ -10,6 +10,7 @@ use taskhare::Broker;
 use taskhare::Producer;
 use taskhare::testing::Result;
 use taskhare::testing::TestBroker;
+use taskhare::testing::vhost_of;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -45,12 +46,19 @@ impl Waiting {
         Self { url, due, account: watch::Sender::new(Account::default()) }
     }
 
+    /// What is still on the broker, by queue.
+    async fn left(&self, broker: &TestBroker) -> Vec<(String, u64)> {
+        let queues = broker.management().queues(&vhost_of(&self.url).unwrap()).await.unwrap();
+        let filled = queues.into_iter().filter(|queue| queue.totals.messages > 0);
+        filled.map(|queue| (queue.name, queue.totals.messages)).collect()
+    }
+
     fn consumer(&self) -> Process {
         Process::start("waiter", 16, &self.url, &self.account)
     }
 
     /// Until all have started, none of them early; tells how late they were, apart for those due since the last fault.
-    async fn finish(self, consumer: Process) {
+    async fn finish(self, broker: &TestBroker, consumer: Process) {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let mut account = self.account.subscribe();
         let starts = |account: &Account| {
@@ -62,7 +70,10 @@ impl Waiting {
         };
         let is_done = |account: &Account| starts(account).len() == TASKS as usize;
         let done = tokio::time::timeout(PATIENCE, account.wait_for(is_done)).await.map(drop);
-        assert!(done.is_ok(), "{} of {TASKS} are done", starts(&self.account.borrow()).len());
+        if done.is_err() {
+            let done = starts(&self.account.borrow()).len();
+            panic!("{done} of {TASKS} are done; the rest: {:?}", self.left(broker).await);
+        }
         consumer.shut_down().await;
         let account = self.account.borrow();
         let early: Vec<_> =
@@ -82,14 +93,15 @@ impl Waiting {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn delayed_tasks_survive_the_kills_of_their_consumer_and_none_is_early() -> Result<()> {
-    let waiting = Waiting::on(TestBroker::shared().await?).await;
+    let broker = TestBroker::shared().await?;
+    let waiting = Waiting::on(broker).await;
     let mut consumer = waiting.consumer();
     for _ in 0..3 {
         sleep(LATEST / 5).await;
         consumer.kill().await;
         consumer = waiting.consumer();
     }
-    waiting.finish(consumer).await;
+    waiting.finish(broker, consumer).await;
     Ok(())
 }
 
@@ -101,6 +113,6 @@ async fn delayed_tasks_survive_the_kill_of_their_broker_and_none_is_early() -> R
     sleep(LATEST / 4).await;
     broker.kill().await?;
     broker.start_again().await?;
-    waiting.finish(consumer).await;
+    waiting.finish(&broker, consumer).await;
     Ok(())
 }
