@@ -29,7 +29,7 @@ pub struct Options {
     /// The first pause before connecting again; it doubles up to [`longest_backoff`](Self::longest_backoff), and each
     /// is shortened by a random part of up to half. Defaults to 100 ms.
     pub first_backoff: Duration,
-    /// The longest pause before connecting again. Defaults to 5 seconds.
+    /// The longest pause before connecting again. Defaults to 2 seconds: a broker that is back is found soon.
     pub longest_backoff: Duration,
 }
 
@@ -57,7 +57,7 @@ impl Options {
             app: "taskhare".to_owned(),
             confirm_window: 512,
             first_backoff: Duration::from_millis(100),
-            longest_backoff: Duration::from_secs(5),
+            longest_backoff: Duration::from_secs(2),
         }
     }
 
@@ -107,9 +107,9 @@ mod tests {
             (0, 1.0, 50),
             (1, 0.0, 200),
             (3, 0.5, 600),
-            (6, 0.0, 5_000),
-            (u32::MAX, 0.0, 5_000),
-            (u32::MAX, 1.0, 2_500),
+            (6, 0.0, 2_000),
+            (u32::MAX, 0.0, 2_000),
+            (u32::MAX, 1.0, 1_000),
         ];
         for (attempt, random, millis) in table {
             assert_eq!(options.backoff(attempt, random), Duration::from_millis(millis), "{attempt} {random}");
