@@ -45,8 +45,8 @@ const TRIES: u32 = 5;
 ///
 /// # What holds
 ///
-/// - Looking at letters consumes none and keeps their order; the oldest come first. While one is being looked at, others
-///   do not see it: of two who look at once, each sees a part, and of two who requeue all, each requeues a part. Whoever
+/// - Looking at letters consumes none and keeps their order, the oldest first; RabbitMQ may put those that stay into another
+///   order when some are taken out, or when whoever looks is cut off. While one is being looked at, others do not see it: of two who look at once, each sees a part, and of two who requeue all, each requeues a part. Whoever
 ///   is cut off (a crash, a lost connection, a dropped future) gives back what it held.
 /// - What is requeued is confirmed in its queue before it leaves the dead letters. A crash in between leaves it in both,
 ///   never in none: then the task runs, and may be requeued again.

@@ -33,8 +33,8 @@ const WIDEST_WINDOW: usize = 256;
 const QUIET: Duration = Duration::from_millis(100);
 /// How long it may say so without sending one.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How many are given back at a time.
-const GROUP: usize = 32;
+/// How many are given back at a time: the broker may not have noticed yet that those before are there.
+const GROUP: usize = 16;
 /// How long a group may take to be there again.
 const GLANCE: Duration = Duration::from_millis(100);
 /// How long all that was given back may take to be there again.
@@ -71,6 +71,7 @@ struct Hold {
 }
 
 /// What a scan finds next.
+#[allow(clippy::large_enum_variant, reason = "it lives for one call")]
 pub(super) enum Seen {
     /// A letter, and its place in this scan.
     Letter(u64, Message),
@@ -198,19 +199,22 @@ impl Hold {
     }
 }
 
-/// Requeues a few at a time, each after those before it are there.
+/// Requeues a few at a time, each after those before it are there. One alone at first: what was acknowledged just before
+/// may be on its way as well.
 async fn return_in_order(broker: &Broker, queue: &Name, letters: Vec<Delivery>) {
-    let is_one_group = letters.len() <= GROUP;
-    let mut there = if is_one_group { 0 } else { broker.depth(queue).await.unwrap_or(0) };
+    let (mut group, mut limit) = (1, RETURN);
     let mut letters = letters.into_iter();
-    while letters.len() > 0 {
-        letters.by_ref().take(GROUP).for_each(Delivery::requeue);
-        there += GROUP as u64;
+    let mut there = broker.depth(queue).await.unwrap_or(0);
+    while letters.len() > group {
+        letters.by_ref().take(group).for_each(Delivery::requeue);
+        there += group as u64;
         // The order is lost where somebody else takes them at the same time.
-        if letters.len() > 0 && timeout(GLANCE, until_there(broker, queue, there)).await.is_err() {
+        if timeout(limit, until_there(broker, queue, there)).await.is_err() {
             there = broker.depth(queue).await.unwrap_or(0);
         }
+        (group, limit) = (GROUP, GLANCE);
     }
+    letters.for_each(Delivery::requeue);
 }
 
 /// Waits until so many letters are there to be taken.

@@ -86,7 +86,7 @@ async fn numbers(letters: &DeadLetters) -> Vec<u32> {
 }
 
 fn evens(letter: &DeadLetter) -> bool {
-    number(letter) % 2 == 0
+    number(letter).is_multiple_of(2)
 }
 
 /// Runs what waits, and returns how often each task ran.

@@ -1,6 +1,7 @@
 //! The transport on a real broker: what RabbitMQ and the network do to it, and what it makes of that.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod broker_traps;
 mod connect;
 mod control;
 mod dead_letters;

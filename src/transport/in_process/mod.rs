@@ -99,7 +99,7 @@ impl Transport for InProcess {
     async fn purge(&self, queue: &Name) -> Result<u64> {
         self.0.change(|state, _| {
             state.must_be_open()?;
-            Ok(state.touch(queue).map_or(0, |queue| queue.purge()))
+            Ok(state.touch(queue).map_or(0, queue::Queue::purge))
         })
     }
 
