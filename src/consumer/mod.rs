@@ -21,6 +21,7 @@
 //! - [`executor`] is one attempt as a straight line; [`attempt`] runs its handler within deadline and timeout;
 //!   [`settle`] decides, purely, what becomes of its task.
 //! - [`sequel`] publishes what follows, and acknowledges then.
+//! - [`hook`] tells the application of dead letters, apart from the tasks.
 //! - [`registry`] finds the handler, and is the only place where types are erased.
 //!
 //! A message is acknowledged last, after what follows it is safe on the broker. So a crash at any instant repeats a
