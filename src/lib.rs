@@ -55,7 +55,8 @@
 //!
 //! # Features
 //!
-//! None by default. `testing`: a real RabbitMQ for tests, with faults; `testcontainers`: the same, from Docker.
+//! None by default. `limits`: rate limits and circuit breakers for each type of task
+//! (`ConsumerBuilder::rate_limit`, `circuit_breaker`). `testing`: a real RabbitMQ for tests, with faults; `testcontainers`: the same, from Docker.
 //!
 //! Do not build with `panic = "abort"`: panics of handlers are caught, and the AMQP client relies on unwinding as well.
 //!
@@ -96,10 +97,14 @@ pub use tokio_util::sync::CancellationToken;
 
 pub use broker::Broker;
 pub use broker::BrokerBuilder;
+#[cfg(feature = "limits")]
+pub use consumer::CircuitBreaker;
 pub use consumer::Consumer;
 pub use consumer::ConsumerBuilder;
 pub use consumer::Fate;
 pub use consumer::QueueSettings;
+#[cfg(feature = "limits")]
+pub use consumer::RateLimit;
 pub use consumer::ShutdownEntry;
 pub use consumer::ShutdownReceipt;
 pub use dead::DeadLetter;

@@ -31,7 +31,8 @@ const BEHIND_THE_SEAM: &[&str] = &["transport::in_process", "transport::amqp"];
 const MAY_REACH_BEHIND: &[&str] = &["lib", "testing", "broker", "transport"];
 
 /// A dependency, and the only module that may name it.
-const CONFINED: &[(&str, &str)] = &[("amqprs::", "transport::amqp"), ("rmp_serde::", "envelope")];
+const CONFINED: &[(&str, &str)] =
+    &[("amqprs::", "transport::amqp"), ("governor::", "consumer::limits"), ("rmp_serde::", "envelope")];
 
 const MAX_LINES: usize = 500;
 

@@ -13,9 +13,16 @@ use super::dispatcher::Dispatcher;
 use super::executor::Defaults;
 use super::executor::Executor;
 use super::executor::Staff;
+use super::gate::Gate;
 use super::hook::Hook;
 use super::hook::OnDeadLetter;
 use super::intake::Intake;
+#[cfg(feature = "limits")]
+use super::limits::CircuitBreaker;
+#[cfg(feature = "limits")]
+use super::limits::Limits;
+#[cfg(feature = "limits")]
+use super::limits::RateLimit;
 use super::put_back::PutBack;
 use super::quarantine::Quarantine;
 use super::registry::BlockingHandler;
@@ -48,6 +55,8 @@ pub struct ConsumerBuilder {
     picker: Picker,
     crash_limit: u32,
     attempts: Defaults,
+    #[cfg(feature = "limits")]
+    limits: Limits,
     grace: Duration,
     declares: bool,
     on_dead_letter: Option<OnDeadLetter>,
@@ -97,6 +106,8 @@ impl ConsumerBuilder {
             picker: Picker::default(),
             crash_limit: 5,
             attempts: Defaults::default(),
+            #[cfg(feature = "limits")]
+            limits: Limits::default(),
             grace: Duration::from_secs(30),
             declares: true,
             on_dead_letter: None,
@@ -206,6 +217,32 @@ impl ConsumerBuilder {
         self
     }
 
+    /// How many tasks of type `T` this consumer starts in a time, from all of its queues together. Defaults to no limit.
+    ///
+    /// What may not start yet takes no slot, uses up no attempt and keeps no other task away: for up to a second it is
+    /// held here, for longer it waits on the broker. It is put back there for as long as those before it are estimated
+    /// to take; of more than a minute for half of that, so that other consumers get to see it. So a backlog of any size
+    /// costs each of its tasks a publish now and then, not more the longer it is; and where the estimate is wrong,
+    /// because other consumers help, say, some of the rate may be left unused for that long. Tasks of equal rank
+    /// start in about the order in which they came. A deadline holds: what is still waiting then expires.
+    ///
+    /// Each consumer counts for itself: for a limit across all, divide it by how many there are.
+    #[cfg(feature = "limits")]
+    pub fn rate_limit<T: Task>(mut self, limit: RateLimit) -> Self {
+        self.limits.set_rate(T::NAME, limit);
+        self
+    }
+
+    /// When this consumer stops to start tasks of type `T` for a while, because attempts fail one after the other.
+    /// Defaults to never. What may not start waits as at a [`rate_limit`](Self::rate_limit).
+    ///
+    /// Each consumer finds out for itself.
+    #[cfg(feature = "limits")]
+    pub fn circuit_breaker<T: Task>(mut self, breaker: CircuitBreaker) -> Self {
+        self.limits.set_breaker(T::NAME, breaker);
+        self
+    }
+
     /// How long running tasks may take to finish when the consumer is shut down. Defaults to 30 s.
     pub fn shutdown_grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
@@ -233,10 +270,12 @@ impl ConsumerBuilder {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidName`], [`Error::InvalidSetting`] (no handler, or two for one task), [`Error::Consume`],
+    /// [`Error::InvalidName`], [`Error::InvalidSetting`] (no handler, two for one task, a limit of tasks without one),
+    /// [`Error::Consume`],
     /// [`Error::TopologyConflict`], [`Error::AccessRefused`] and other failures to declare.
     pub async fn start(self) -> Result<Consumer> {
         let queues = self.queue_names()?;
+        let gate = self.gate()?;
         let (stop, mut dispatchers) = (CancellationToken::new(), JoinSet::new());
         if self.declares {
             // For retries; declared now, so that a failure to do so shows.
@@ -261,6 +300,7 @@ impl ConsumerBuilder {
             let ward = Ward {
                 quarantine: quarantine.clone(),
                 executor: executor(),
+                gate: gate.clone(),
                 stop: stop.clone(),
                 grace: self.grace,
             };
@@ -268,6 +308,7 @@ impl ConsumerBuilder {
                 intake,
                 executor: executor(),
                 quarantine,
+                gate: gate.clone(),
                 concurrency,
                 stop: stop.clone(),
                 grace: self.grace,
@@ -287,6 +328,17 @@ impl ConsumerBuilder {
             });
         }
         Ok(Consumer::new(stop, dispatchers))
+    }
+
+    #[cfg(feature = "limits")]
+    fn gate(&self) -> Result<Option<Arc<dyn Gate>>> {
+        self.limits.gate(&self.registry, self.broker.clock())
+    }
+
+    #[cfg(not(feature = "limits"))]
+    #[allow(clippy::unused_self, reason = "as with the feature `limits`")]
+    fn gate(&self) -> Result<Option<Arc<dyn Gate>>> {
+        Ok(None)
     }
 
     fn queue_names(&self) -> Result<Vec<(QueueName, QueueSettings)>> {

@@ -1,5 +1,5 @@
 //! [`Dispatcher`]: one loop per queue. Waits for a slot, takes the next delivery, starts an attempt, unless it is under
-//! suspicion; and the drain at the end.
+//! suspicion or a limit of its type keeps it waiting; and the drain at the end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +10,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::executor::Executor;
+use super::gate::Gate;
+use super::gate::Watch;
 use super::intake::Intake;
 use super::pace::Pace;
 use super::pace::Paced;
@@ -23,6 +25,7 @@ pub(super) struct Dispatcher {
     pub(super) intake: Intake,
     pub(super) executor: Arc<Executor>,
     pub(super) quarantine: Arc<Quarantine>,
+    pub(super) gate: Option<Arc<dyn Gate>>,
     pub(super) concurrency: usize,
     pub(super) stop: CancellationToken,
     pub(super) grace: Duration,
@@ -41,7 +44,7 @@ impl Dispatcher {
                     Some(slot) => slot,
                     None => slots.clone().acquire_owned().await.expect("the semaphore is never closed"),
                 };
-                let Some(delivery) = self.intake.next().await else {
+                let Some((lane, mut delivery)) = self.intake.next().await else {
                     return;
                 };
                 if self.quarantine.suspects(&delivery) {
@@ -53,8 +56,22 @@ impl Dispatcher {
                     });
                     continue;
                 }
+                let mut watch = None;
+                if let Some(gate) = &self.gate {
+                    match gate.enter(&mut delivery.message) {
+                        Ok(watching) => watch = watching,
+                        Err(until) => {
+                            self.intake.defer(lane, delivery, until);
+                            free = Some(slot);
+                            continue;
+                        }
+                    }
+                }
                 let mut attempt = Paced::new(self.executor.clone().run(delivery), &pace);
-                if pace.is_quick() && (&mut attempt).now_or_never().is_some() {
+                if pace.is_quick()
+                    && let Some(report) = (&mut attempt).now_or_never()
+                {
+                    tell(watch, &report);
                     free = Some(slot);
                     continue;
                 }
@@ -63,6 +80,7 @@ impl Dispatcher {
                 running.spawn(async move {
                     let report = attempt.await;
                     drop(slot);
+                    tell(watch, &report);
                     // What ended before is nothing that the shutdown found.
                     stop.is_cancelled().then_some(report)
                 });
@@ -85,6 +103,13 @@ impl Dispatcher {
         // it means nothing any more.
         drop(unstarted);
         entries
+    }
+}
+
+/// Tells whoever wants to know how an attempt ended.
+fn tell(watch: Option<Box<dyn Watch>>, report: &Report) {
+    if let Some(watch) = watch {
+        watch.ended(report.outcome);
     }
 }
 

@@ -19,6 +19,9 @@ use crate::transport::Delivery;
 /// RabbitMQ's consumer timeout. The wheel leaves at most a fifth of it.
 const LONGEST_HOLD: Duration = Duration::from_secs(1);
 
+/// How many of one lane are held whose time is not theirs but that of a limit.
+const MOST_DEFERRED: usize = 1024;
+
 /// What to do with a delivery that has just arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
@@ -78,6 +81,11 @@ impl Held {
     /// How many are of that lane.
     pub(super) fn count(&self, lane: usize) -> usize {
         self.count[lane]
+    }
+
+    /// Whether one more of that lane, which could start but for a limit, is to be held until then, since the Unix epoch.
+    pub(super) fn has_room(&self, lane: usize, until: Duration) -> bool {
+        self.count[lane] < MOST_DEFERRED && until.saturating_sub(self.clock.now()) <= LONGEST_HOLD
     }
 
     /// Keeps a delivery until `start`, since the Unix epoch.

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::task::Context;
 use std::task::Poll;
+use std::time::Duration;
 
 use super::held::Held;
 use super::held::Room;
@@ -59,19 +60,19 @@ impl Intake {
         }
     }
 
-    /// The next delivery to start; `None` when all lanes have ended. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Option<Delivery> {
+    /// The next delivery to start and its lane; `None` when all lanes have ended. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Option<(usize, Delivery)> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<(usize, Delivery)>> {
         self.receive(cx);
         while let Some((lane, delivery)) = self.held.poll_due(cx) {
             self.lanes[lane].ready.push(delivery, self.clock);
         }
         let waiting = [0, 1, 2].map(|lane: usize| self.lanes[lane].ready.is_waiting());
         if let Some(lane) = self.picker.pick(waiting) {
-            return Poll::Ready(self.lanes[lane].ready.pop());
+            return Poll::Ready(self.lanes[lane].ready.pop().map(|delivery| (lane, delivery)));
         }
         if self.held.is_empty() && self.lanes.iter().all(|lane| lane.ended) {
             return Poll::Ready(None);
@@ -97,11 +98,19 @@ impl Intake {
                         match Turn::of(&delivery, || self.clock.now()) {
                             Turn::Now => lane.ready.push(delivery, self.clock),
                             Turn::At(start) => self.held.hold(start, index, delivery),
-                            Turn::TooEarly => self.put_back.start(delivery),
+                            Turn::TooEarly => self.put_back.start(delivery, None),
                         }
                     }
                 }
             }
+        }
+    }
+
+    /// Takes one back that must not start before `until`, since the Unix epoch: nothing is to wait behind it.
+    pub(super) fn defer(&mut self, lane: usize, delivery: Delivery, until: Duration) {
+        match self.held.has_room(lane, until) {
+            true => self.held.hold(until, lane, delivery),
+            false => self.put_back.start(delivery, Some(until)),
         }
     }
 
@@ -194,9 +203,9 @@ mod tests {
         let mail = QueueName::new("mail").unwrap();
         let put_back = PutBack::new(Arc::new(Sequel::new(&Broker::in_process(), mail, None)));
         let mut intake = Intake::new(lanes, 10, Picker::default(), put_back, Clock::tokio());
-        assert_eq!(intake.next().await.unwrap().message, message("a"));
+        assert_eq!(intake.next().await.unwrap().1.message, message("a"));
         old.0.store(true, Relaxed);
-        assert_eq!(intake.next().await.unwrap().message, message("b again"));
+        assert_eq!(intake.next().await.unwrap().1.message, message("b again"));
         assert!(intake.next().await.is_none());
     }
 }

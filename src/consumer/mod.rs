@@ -15,6 +15,7 @@
 //!   [`skew`] sees to the clocks.
 //! - [`ready`] is what of that may start, of one lane, the most pressing first.
 //! - [`dispatcher`] waits for a slot, takes the next delivery, starts an attempt.
+//! - [`gate`] keeps waiting what a rate limit or a circuit breaker of its type (`limits`, a feature) does not let start.
 //! - [`suspicion`] decides, purely, about what came back without an end; [`quarantine`] takes it in, and the [`ward`]
 //!   starts it there, apart from all others.
 //! - [`pace`] spares attempts that take microseconds a task of their own.
@@ -31,9 +32,12 @@ mod attempt;
 mod builder;
 mod dispatcher;
 mod executor;
+mod gate;
 mod held;
 mod hook;
 mod intake;
+#[cfg(feature = "limits")]
+mod limits;
 mod pace;
 mod put_back;
 mod quarantine;
@@ -56,6 +60,10 @@ use crate::broker::Broker;
 
 pub use builder::ConsumerBuilder;
 pub use builder::QueueSettings;
+#[cfg(feature = "limits")]
+pub use limits::CircuitBreaker;
+#[cfg(feature = "limits")]
+pub use limits::RateLimit;
 pub use receipt::Fate;
 pub use receipt::ShutdownEntry;
 pub use receipt::ShutdownReceipt;

@@ -11,8 +11,8 @@ use crate::transport::Delivery;
 /// How long a shutdown waits for them; what is not confirmed then goes back to its lane.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Puts deliveries back that came much too early: one whose delay is longer than the wheel is, say. As many at a time as
-/// the prefetch allows.
+/// Puts deliveries back that came much too early: one whose delay is longer than the wheel is, say, or that a limit of
+/// its type keeps from starting. As many at a time as the prefetch allows.
 pub(super) struct PutBack {
     sequel: Arc<Sequel>,
     under_way: JoinSet<()>,
@@ -23,11 +23,11 @@ impl PutBack {
         Self { sequel, under_way: JoinSet::new() }
     }
 
-    /// Puts one back, in the background.
-    pub(super) fn start(&mut self, delivery: Delivery) {
+    /// Puts one back, in the background: until it is due, or until another time, since the Unix epoch.
+    pub(super) fn start(&mut self, delivery: Delivery, until: Option<Duration>) {
         while self.under_way.try_join_next().is_some() {}
         let sequel = self.sequel.clone();
-        self.under_way.spawn(async move { sequel.put_back(delivery).await });
+        self.under_way.spawn(async move { sequel.put_back(delivery, until).await });
     }
 
     /// Waits for those under way.

@@ -52,6 +52,11 @@ impl Quarantine {
         &self.broker
     }
 
+    /// The time of day.
+    pub(super) fn now(&self) -> Duration {
+        self.clock.now()
+    }
+
     pub(super) fn queue(&self) -> &QueueName {
         &self.queue
     }

@@ -71,10 +71,13 @@ impl Sequel {
         Outcome::Retried
     }
 
-    /// Publishes what came too early once more, as it is.
-    pub(super) async fn put_back(&self, mut delivery: Delivery) {
+    /// Publishes what came too early once more: as it is, or due at another time, since the Unix epoch.
+    pub(super) async fn put_back(&self, mut delivery: Delivery, until: Option<Duration>) {
         match Envelope::open(std::mem::take(&mut delivery.message)) {
-            Ok(envelope) => {
+            Ok(mut envelope) => {
+                if let Some(until) = until {
+                    envelope.defer(until);
+                }
                 let next = self.route.publish(envelope, self.broker.clock().now());
                 self.replace(delivery, &next).await;
             }

@@ -11,6 +11,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::executor::Executor;
+use super::gate::Gate;
+use super::gate::Watch;
 use super::quarantine::Quarantine;
 use super::receipt::Fate;
 use super::receipt::Report;
@@ -32,6 +34,7 @@ pub(super) struct Ward {
     pub(super) quarantine: Arc<Quarantine>,
     /// Not that of the lanes: what this one holds goes back another way.
     pub(super) executor: Arc<Executor>,
+    pub(super) gate: Option<Arc<dyn Gate>>,
     pub(super) stop: CancellationToken,
     pub(super) grace: Duration,
 }
@@ -43,7 +46,12 @@ impl Ward {
             return Vec::new();
         };
         let (caught, mut entries) = (Arc::new(Caught::default()), Vec::new());
-        while let Some(delivery) = self.stop.run_until_cancelled(subscription.next()).await.flatten() {
+        while let Some(mut delivery) = self.stop.run_until_cancelled(subscription.next()).await.flatten() {
+            let Some(watch) = self.stop.run_until_cancelled(self.enter(&mut delivery)).await else {
+                entries.push(ShutdownEntry::unstarted(&delivery));
+                caught.keep(delivery);
+                break;
+            };
             // It comes again, here or elsewhere.
             if delivery.is_lost() {
                 continue;
@@ -53,9 +61,11 @@ impl Ward {
                 Some(report) => Some(report),
                 None => tokio::time::timeout(self.grace, attempt).await.ok(),
             };
-            if let Some(Report { id, name, outcome }) = ended
-                && self.stop.is_cancelled()
-            {
+            let Some(Report { id, name, outcome }) = ended else { continue };
+            if let Some(watch) = watch {
+                watch.ended(outcome);
+            }
+            if self.stop.is_cancelled() {
                 entries.push(ShutdownEntry { id, name, fate: Fate::Finished(outcome) });
             }
         }
@@ -89,6 +99,18 @@ impl Ward {
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// Waits until the limits of its type let a task start.
+    async fn enter(&self, delivery: &mut Delivery) -> Option<Box<dyn Watch>> {
+        let gate = self.gate.as_ref().filter(|_| !self.quarantine.convicts(delivery))?;
+        while !delivery.is_lost() {
+            match gate.enter(&mut delivery.message) {
+                Ok(watch) => return watch,
+                Err(until) => tokio::time::sleep(until.saturating_sub(self.quarantine.now())).await,
+            }
+        }
+        None
     }
 
     async fn start(&self, mut delivery: Delivery, caught: &Arc<Caught>) -> Report {

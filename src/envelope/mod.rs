@@ -20,7 +20,8 @@
 //! | `taskhare-returned` | how often it came back without an end before this message; absent: 0 |
 //! | `taskhare-unique` | the key of which there may be one task at a time; absent: none |
 //! | `taskhare-retry` | the enqueuer's retry policy, as text; absent: the handler's or the consumer's |
-//! | `taskhare-first-due` | of a retried task that was delayed: when its first attempt was due, in milliseconds |
+//! | `taskhare-first-due` | of a retried task that was delayed, or of a deferred one: when its first attempt was due, in milliseconds |
+//! | `taskhare-turn` | of a task that waits because of a rate limit: the turn that it was promised, in milliseconds |
 //! | `taskhare-error` | the last failure, at most 2 KiB |
 //! | `taskhare-history` | the last 10 attempts: number, start, time taken, error |
 //! | `taskhare-queue` | of a delayed task or a dead letter: its queue |
@@ -69,6 +70,7 @@ const RETURNED: &str = "taskhare-returned";
 const UNIQUE: &str = "taskhare-unique";
 const RETRY: &str = "taskhare-retry";
 const FIRST_DUE: &str = "taskhare-first-due";
+const TURN: &str = "taskhare-turn";
 const ERROR: &str = "taskhare-error";
 const HISTORY: &str = "taskhare-history";
 const QUEUE: &str = "taskhare-queue";
@@ -153,6 +155,18 @@ pub(crate) fn address(message: &mut Message, queue: &str) {
 /// After when a message must not be started, read without opening it.
 pub(crate) fn deadline(message: &Message) -> Option<Duration> {
     milliseconds(&message.headers, DEADLINE)
+}
+
+/// The turn that a rate limit has promised, read without opening it.
+#[cfg(feature = "limits")]
+pub(crate) fn turn(message: &Message) -> Option<Duration> {
+    milliseconds(&message.headers, TURN)
+}
+
+/// Writes the turn on a message, in whole milliseconds.
+#[cfg(feature = "limits")]
+pub(crate) fn set_turn(message: &mut Message, turn: Duration) {
+    message.headers.insert(TURN, to_milliseconds(turn));
 }
 
 /// How often a task came back without an end before this message, read without opening it.
@@ -293,6 +307,7 @@ impl Envelope {
         let Self { mut rest, .. } = self;
         death::forget(&mut rest);
         rest.remove(FIRST_DUE);
+        rest.remove(TURN);
         // Due now: a policy that counts from then on counts from now.
         let due = Some(now);
         Self { attempt: 1, due, hold: None, deadline: None, returned: 0, reply_to: None, rest, ..self }
@@ -300,9 +315,10 @@ impl Envelope {
 
     /// The same task for its next attempt.
     pub(crate) fn retry(mut self, due: Duration, error: &str) -> Self {
-        if let (1, Some(first_due)) = (self.attempt, self.due) {
-            self.rest.insert(FIRST_DUE, to_milliseconds(first_due));
+        if self.attempt == 1 && self.due.is_some() {
+            self.rest.insert(FIRST_DUE, to_milliseconds(self.first_due()));
         }
+        self.rest.remove(TURN);
         self.attempt = self.attempt.saturating_add(1);
         self.returned = 0;
         (self.due, self.hold) = (Some(due), None);
@@ -310,13 +326,16 @@ impl Envelope {
         self
     }
 
+    /// The same attempt, not to be started before `due`.
+    pub(crate) fn defer(&mut self, due: Duration) {
+        self.rest.insert(FIRST_DUE, to_milliseconds(self.first_due()));
+        (self.due, self.hold) = (Some(due), None);
+    }
+
     /// When its first attempt was due.
     pub(crate) fn first_due(&self) -> Duration {
-        let delayed = match self.attempt {
-            1 => self.due,
-            _ => milliseconds(&self.rest, FIRST_DUE),
-        };
-        delayed.unwrap_or(self.enqueued_at)
+        let delayed = milliseconds(&self.rest, FIRST_DUE);
+        delayed.or(self.due.filter(|_| self.attempt == 1)).unwrap_or(self.enqueued_at)
     }
 
     /// Notes an attempt that failed.
