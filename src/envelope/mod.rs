@@ -466,10 +466,28 @@ mod tests {
             let mut envelope = Envelope { due, ..envelope() };
             for attempt in 1..=3 {
                 assert_eq!(envelope.first_due(), first_due, "attempt {attempt}, due {due:?}");
+                for minute in 0..2 {
+                    envelope.defer(enqueued_at + (attempt * 60 + minute) * 60 * second);
+                    envelope = Envelope::open(envelope.seal()).unwrap();
+                    assert_eq!(envelope.first_due(), first_due, "attempt {attempt}, deferred");
+                }
                 let sent = envelope.retry(enqueued_at + attempt * 60 * second, "").seal();
                 envelope = Envelope::open(sent).unwrap();
             }
         }
+    }
+
+    #[test]
+    fn a_turn_holds_for_one_attempt() {
+        let mut message = envelope().seal();
+        message.headers.insert(TURN, 1_700_000_060_000_i64);
+        let mut envelope = Envelope::open(message).unwrap();
+        envelope.defer(Duration::from_secs(1_700_000_030));
+        let deferred = envelope.clone().seal();
+        assert_eq!(milliseconds(&deferred.headers, TURN), Some(Duration::from_secs(1_700_000_060)));
+        assert_eq!(due(&deferred), Some((Duration::from_secs(1_700_000_030), None)));
+        let next = envelope.retry(Duration::from_secs(1_700_000_070), "").seal();
+        assert_eq!(next.headers.get(TURN), None);
     }
 
     #[test]

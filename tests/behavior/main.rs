@@ -10,6 +10,8 @@ mod deadline;
 mod delay;
 mod enqueue;
 mod lanes;
+#[cfg(feature = "limits")]
+mod limits;
 mod output;
 mod quarantine;
 mod retry;

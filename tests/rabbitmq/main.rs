@@ -8,6 +8,8 @@ mod dead_letters;
 mod deadline;
 mod delay;
 mod lanes;
+#[cfg(feature = "limits")]
+mod limits;
 mod publish;
 mod quarantine;
 #[path = "../support/raw.rs"]
