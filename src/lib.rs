@@ -56,7 +56,8 @@
 //! # Features
 //!
 //! None by default. `limits`: rate limits and circuit breakers for each type of task
-//! (`ConsumerBuilder::rate_limit`, `circuit_breaker`). `testing`: a real RabbitMQ for tests, with faults; `testcontainers`: the same, from Docker.
+//! (`ConsumerBuilder::rate_limit`, `circuit_breaker`). `testing`: a real RabbitMQ for tests, with faults;
+//! `testcontainers`: the same, from Docker.
 //!
 //! Do not build with `panic = "abort"`: panics of handlers are caught, and the AMQP client relies on unwinding as well.
 //!
