@@ -221,10 +221,11 @@ impl ConsumerBuilder {
     ///
     /// What may not start yet takes no slot, uses up no attempt and keeps no other task away: for up to a second it is
     /// held here, for longer it waits on the broker. It is put back there for as long as those before it are estimated
-    /// to take; of more than a minute for half of that, so that other consumers get to see it. So a backlog of any size
-    /// costs each of its tasks a publish now and then, not more the longer it is; and where the estimate is wrong,
-    /// because other consumers help, say, some of the rate may be left unused for that long. Tasks of equal rank
-    /// start in about the order in which they came. A deadline holds: what is still waiting then expires.
+    /// to take; of more than a minute for half of that, so that other consumers get to see it. So a backlog is
+    /// moved out of the way as fast as the broker confirms, and then costs each of its tasks one more publish for each
+    /// doubling of its wait beyond a minute. Where the estimate is wrong, because other consumers help, say, some of the
+    /// rate may be left unused for that long. Tasks start in about the order in which they came. A deadline holds: what
+    /// is still waiting then expires.
     ///
     /// Each consumer counts for itself: for a limit across all, divide it by how many there are.
     #[cfg(feature = "limits")]

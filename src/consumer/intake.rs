@@ -85,10 +85,12 @@ impl Intake {
         for (index, lane) in self.lanes.iter_mut().enumerate() {
             while !lane.ended {
                 match lane.subscription.poll_next(cx) {
-                    Poll::Pending => match lane.room.adjust(self.held.count(index)) {
-                        Some(prefetch) => lane.subscription.set_prefetch(prefetch),
-                        None => break,
-                    },
+                    Poll::Pending => {
+                        match lane.room.adjust(self.held.count(index) + self.put_back.count(index)) {
+                            Some(prefetch) => lane.subscription.set_prefetch(prefetch),
+                            None => break,
+                        }
+                    }
                     Poll::Ready(None) => lane.ended = true,
                     Poll::Ready(Some(delivery)) => {
                         if let Some(left) = envelope::expired_at(&delivery.message) {
@@ -98,7 +100,7 @@ impl Intake {
                         match Turn::of(&delivery, || self.clock.now()) {
                             Turn::Now => lane.ready.push(delivery, self.clock),
                             Turn::At(start) => self.held.hold(start, index, delivery),
-                            Turn::TooEarly => self.put_back.start(delivery, None),
+                            Turn::TooEarly => self.put_back.start(index, delivery, None),
                         }
                     }
                 }
@@ -110,7 +112,7 @@ impl Intake {
     pub(super) fn defer(&mut self, lane: usize, delivery: Delivery, until: Duration) {
         match self.held.has_room(lane, until) {
             true => self.held.hold(until, lane, delivery),
-            false => self.put_back.start(delivery, Some(until)),
+            false => self.put_back.start(lane, delivery, Some(until)),
         }
     }
 

@@ -12,22 +12,39 @@ use crate::transport::Delivery;
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// Puts deliveries back that came much too early: one whose delay is longer than the wheel is, say, or that a limit of
-/// its type keeps from starting. As many at a time as the prefetch allows.
+/// its type keeps from starting. As many at a time as the prefetch allows, which grows while many are under way.
 pub(super) struct PutBack {
     sequel: Arc<Sequel>,
-    under_way: JoinSet<()>,
+    /// Each tells its lane when it is done.
+    under_way: JoinSet<usize>,
+    /// How many there are of each lane.
+    count: [usize; 3],
 }
 
 impl PutBack {
     pub(super) fn new(sequel: Arc<Sequel>) -> Self {
-        Self { sequel, under_way: JoinSet::new() }
+        Self { sequel, under_way: JoinSet::new(), count: [0; 3] }
     }
 
     /// Puts one back, in the background: until it is due, or until another time, since the Unix epoch.
-    pub(super) fn start(&mut self, delivery: Delivery, until: Option<Duration>) {
-        while self.under_way.try_join_next().is_some() {}
+    pub(super) fn start(&mut self, lane: usize, delivery: Delivery, until: Option<Duration>) {
         let sequel = self.sequel.clone();
-        self.under_way.spawn(async move { sequel.put_back(delivery, until).await });
+        self.count[lane] += 1;
+        self.under_way.spawn(async move {
+            sequel.put_back(delivery, until).await;
+            lane
+        });
+    }
+
+    /// How many of that lane are under way.
+    pub(super) fn count(&mut self, lane: usize) -> usize {
+        while let Some(done) = self.under_way.try_join_next() {
+            // One that panicked would count on; nothing in it does.
+            if let Ok(lane) = done {
+                self.count[lane] -= 1;
+            }
+        }
+        self.count[lane]
     }
 
     /// Waits for those under way.
