@@ -164,7 +164,8 @@ async fn a_backlog_drains_at_the_rate_in_its_order_and_is_put_back_a_few_times()
 
 #[tokio::test(start_paused = true)]
 async fn consumers_share_a_backlog_and_one_that_comes_later_helps() {
-    for (joins, most) in [(0, 111), (20, 170)] {
+    // Alone it takes 200 s, and what one was promised it may keep for half of its wait.
+    for joins in [0, 20] {
         let broker = Broker::in_process();
         let actor = Actor::new();
         enqueue(&producer(&broker).await, 1000, Act::Succeed).await;
@@ -174,7 +175,7 @@ async fn consumers_share_a_backlog_and_one_that_comes_later_helps() {
         tokio::time::sleep(joins * SECOND).await;
         let _second = consumer().await.unwrap();
         let seen = actor.wait_for(1000).await;
-        assert!(seen.last().unwrap().at < most * SECOND, "{:?}, the other joined at {joins}", seen.last());
+        assert!(seen.last().unwrap().at < 180 * SECOND, "{:?}, the other joined at {joins}", seen.last());
     }
 }
 
