@@ -261,6 +261,12 @@ impl Broker {
         Ok(())
     }
 
+    /// Declares the lease queue of `holder`, and returns its name.
+    pub(crate) async fn declare_lease(&self, holder: &Name) -> Result<Name> {
+        self.0.transport.declare(&topology::of_lease(&self.0.names, self.0.defaults, holder)).await?;
+        Ok(self.0.names.lease_queue(holder))
+    }
+
     fn declared(&self) -> std::sync::MutexGuard<'_, HashSet<QueueName>> {
         self.0.declared.lock().expect("nothing panics while holding this lock")
     }

@@ -17,6 +17,15 @@ use crate::transport::PublishError;
 /// The longest time to live that RabbitMQ takes: ten years.
 const LONGEST_EXPIRATION: Duration = Duration::from_millis(315_360_000_000);
 
+/// Where a task belongs that is held elsewhere for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Home {
+    /// In its lane.
+    Lane,
+    /// Apart from others.
+    Quarantine,
+}
+
 /// The ways into one queue.
 #[derive(Clone, Debug)]
 pub(crate) struct Route {
@@ -72,6 +81,22 @@ impl Route {
     /// The same task, to be started apart from all others.
     pub(crate) fn quarantine(&self, envelope: Envelope, now: Duration) -> Publish {
         self.to(Names::quarantine_key(&self.queue), envelope, now)
+    }
+
+    /// The same task, to be held by whoever runs it, in the lease queue of `holder`. Without an expiration: there it has
+    /// a time to live of its own.
+    pub(crate) fn lease(&self, envelope: Envelope, now: Duration, holder: &Name, home: Home) -> Publish {
+        let left = envelope.deadline.map(|deadline| deadline.saturating_sub(now));
+        let key = match home {
+            Home::Lane => {
+                self.keys[Lane::choose(envelope.priority, left, self.urgent_within) as usize].clone()
+            }
+            Home::Quarantine => Names::quarantine_key(&self.queue),
+        };
+        let (exchange, key) = (self.names.leases(), Names::lease_key(holder, &key));
+        let mut message = envelope.seal();
+        envelope::address(&mut message, self.queue.as_str());
+        Publish { exchange, key, mandatory: true, message }
     }
 
     fn to(&self, key: Name, envelope: Envelope, now: Duration) -> Publish {
@@ -185,6 +210,22 @@ mod tests {
             assert_eq!(Route::is_delayed(envelope(due, deadline).due, NOW), is_delayed, "{case}");
             let queue = publish.message.headers.get("taskhare-queue").and_then(Value::as_text);
             assert_eq!(queue, is_delayed.then_some("mail"), "{case}");
+        }
+    }
+
+    #[test]
+    fn a_lease_goes_home_by_its_key() {
+        let holder = Name::new("holder", "h").unwrap();
+        for (deadline, home, to) in [
+            (None, Home::Lane, "mail.low"),
+            (Some(60_000), Home::Lane, "mail.low"),
+            (Some(5_000), Home::Lane, "mail.urgent"),
+            (Some(5_000), Home::Quarantine, "mail.quarantine"),
+        ] {
+            let publish = route().lease(envelope(None, deadline), NOW, &holder, home);
+            let key = format!("h.-.-.-.-.-.-.-.-.-.-.-.-.-.-.-.{to}");
+            assert_eq!((publish.exchange.as_str(), publish.key.as_str()), ("ns.lease", key.as_str()));
+            assert_eq!(publish.message.expiration, None, "the queue's own counts");
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::pin::pin;
@@ -59,17 +60,18 @@ impl Running {
         self.decisions.verdict(id, revision)
     }
 
-    /// Runs `handler` once, with its panics caught.
+    /// Runs `handler` once, with its panics caught; if it takes more than one poll, with what `keep` returns beside it.
     ///
     /// # Errors
     ///
     /// Whatever ended it without an output.
-    pub(super) async fn run(
+    pub(super) async fn run<K: Future<Output = Infallible> + Send>(
         &self,
         handler: &dyn Handler,
         payload: &[u8],
         ctx: &TaskContext,
         limits: Limits,
+        keep: impl FnOnce() -> K + Send,
     ) -> Result<Vec<u8>, RunError> {
         let handling = AssertUnwindSafe(handler.run(payload, ctx)).catch_unwind();
         let mut handling = pin!(handling.map(|ended| match ended {
@@ -78,7 +80,16 @@ impl Running {
         }));
         match std::future::poll_fn(|cx| Poll::Ready(handling.as_mut().poll(cx))).await {
             Poll::Ready(ended) => ended,
-            Poll::Pending => Box::pin(self.supervise(handling, ctx, limits)).await,
+            Poll::Pending => {
+                let supervised = Box::pin(async {
+                    tokio::select! {
+                        biased;
+                        ended = self.supervise(handling, ctx, limits) => ended,
+                        never = keep() => match never {},
+                    }
+                });
+                supervised.await
+            }
         }
     }
 

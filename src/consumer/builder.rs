@@ -17,6 +17,7 @@ use super::gate::Gate;
 use super::hook::Hook;
 use super::hook::OnDeadLetter;
 use super::intake::Intake;
+use super::lease::LeaseQueue;
 #[cfg(feature = "limits")]
 use super::limits::CircuitBreaker;
 #[cfg(feature = "limits")]
@@ -30,6 +31,7 @@ use super::registry::FnHandler;
 use super::registry::Registry;
 use super::sequel::Sequel;
 use super::suspicion::LEAST_CRASH_LIMIT;
+use super::term::Term;
 use super::ward::Ward;
 use crate::broker::Broker;
 use crate::dead::DeadLetter;
@@ -41,6 +43,7 @@ use crate::handler::TaskHandler;
 use crate::lane::Lane;
 use crate::lane::Picker;
 use crate::retry::RetryPolicy;
+use crate::route::Home;
 use crate::task::Task;
 use crate::topology::QueueName;
 use crate::transport::Subscribe;
@@ -55,6 +58,7 @@ pub struct ConsumerBuilder {
     picker: Picker,
     crash_limit: u32,
     attempts: Defaults,
+    term: Term,
     #[cfg(feature = "limits")]
     limits: Limits,
     grace: Duration,
@@ -106,6 +110,7 @@ impl ConsumerBuilder {
             picker: Picker::default(),
             crash_limit: 5,
             attempts: Defaults::default(),
+            term: Term::default(),
             #[cfg(feature = "limits")]
             limits: Limits::default(),
             grace: Duration::from_secs(30),
@@ -244,6 +249,21 @@ impl ConsumerBuilder {
         self
     }
 
+    /// The broker's consumer timeout: how long RabbitMQ lets a consumer hold a task. Defaults to 30 minutes, which is
+    /// RabbitMQ's own default; at least 4 s. It must not be longer than the broker's (`consumer_timeout` in its
+    /// configuration, or a policy's `consumer-timeout` since 4.0); on quorum queues of 4.3 and later the broker takes
+    /// this one instead.
+    ///
+    /// Tasks may run for as long as they like: half of this after the broker delivered a task, a fresh copy of it takes
+    /// its place, in a queue that only this consumer reads, and then every half of this. When the process dies the task
+    /// goes back to its queue, from where another process starts it within 5 seconds. One that waits for a slot for so
+    /// long goes to the end of its queue. Should the process die between the copy and the acknowledgement, which are
+    /// milliseconds apart, the task comes back twice.
+    pub fn consumer_timeout(mut self, timeout: Duration) -> Self {
+        self.term = Term::new(timeout);
+        self
+    }
+
     /// How long running tasks may take to finish when the consumer is shut down. Defaults to 30 s.
     pub fn shutdown_grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
@@ -283,7 +303,8 @@ impl ConsumerBuilder {
             self.broker.declare_wheel().await?;
             self.broker.declare_control().await?;
         }
-        let staff = Staff::gather(&self.broker, self.registry, self.attempts).await?;
+        let leases = Arc::new(LeaseQueue::new(&self.broker, self.term)?);
+        let staff = Staff::gather(&self.broker, self.registry, self.attempts, leases.clone()).await?;
         let (hook, listener) = self.on_dead_letter.map(Hook::new).unzip();
         let mut started = Vec::new();
         for (queue, settings) in queues {
@@ -293,21 +314,24 @@ impl ConsumerBuilder {
             let (concurrency, prefetch) = settings.resolve(self.defaults);
             let sequel = Arc::new(Sequel::new(&self.broker, queue.clone(), hook.clone()));
             let put_back = PutBack::new(sequel.clone());
-            let intake = subscribe(&self.broker, &queue, prefetch, self.picker.clone(), put_back).await?;
-            let executor =
-                || Arc::new(Executor::new(&self.broker, &staff, &queue, sequel.clone(), stop.clone()));
+            let picker = self.picker.clone();
+            let intake = subscribe(&self.broker, &queue, prefetch, picker, put_back, self.term).await?;
+            let executor = |home| {
+                Arc::new(Executor::new(&self.broker, &staff, &queue, home, sequel.clone(), stop.clone()))
+            };
             let quarantine = Quarantine::new(&self.broker, queue.clone(), sequel.clone(), self.crash_limit);
             let quarantine = Arc::new(quarantine);
             let ward = Ward {
                 quarantine: quarantine.clone(),
-                executor: executor(),
+                executor: executor(Home::Quarantine),
                 gate: gate.clone(),
+                term: self.term,
                 stop: stop.clone(),
                 grace: self.grace,
             };
             let dispatcher = Dispatcher {
                 intake,
-                executor: executor(),
+                executor: executor(Home::Lane),
                 quarantine,
                 gate: gate.clone(),
                 concurrency,
@@ -328,7 +352,7 @@ impl ConsumerBuilder {
                 Vec::new()
             });
         }
-        Ok(Consumer::new(stop, dispatchers))
+        Ok(Consumer::new(stop, dispatchers, leases))
     }
 
     #[cfg(feature = "limits")]
@@ -369,14 +393,17 @@ async fn subscribe(
     prefetch: u16,
     picker: Picker,
     put_back: PutBack,
+    term: Term,
 ) -> Result<Intake> {
     let lane = async |lane: Lane| {
         let tag = format!("{queue} {lane}");
-        let subscribe = Subscribe::new(broker.names().lane(queue, lane), prefetch, tag);
+        let mut subscribe = Subscribe::new(broker.names().lane(queue, lane), prefetch, tag);
+        // 4.3 refuses it on classic queues.
+        subscribe.consumer_timeout = broker.counts_returns().then_some(term.timeout());
         broker.transport().subscribe(subscribe).await
     };
     let subscriptions = [lane(Lane::Urgent).await?, lane(Lane::Normal).await?, lane(Lane::Low).await?];
-    Ok(Intake::new(subscriptions, prefetch, picker, put_back, broker.clock()))
+    Ok(Intake::new(subscriptions, prefetch, picker, put_back, broker.clock(), term))
 }
 
 impl fmt::Debug for ConsumerBuilder {

@@ -42,7 +42,10 @@ impl Dispatcher {
             loop {
                 let slot = match free.take() {
                     Some(slot) => slot,
-                    None => slots.clone().acquire_owned().await.expect("the semaphore is never closed"),
+                    None => {
+                        let slot = self.intake.meanwhile(slots.clone().acquire_owned()).await;
+                        slot.expect("the semaphore is never closed")
+                    }
                 };
                 let Some((lane, mut delivery)) = self.intake.next().await else {
                     return;

@@ -10,12 +10,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::attempt::Limits;
 use super::attempt::Running;
+use super::lease::LeaseQueue;
 use super::receipt::Fate;
 use super::receipt::Report;
 use super::receipt::ShutdownEntry;
 use super::registry::Handler;
 use super::registry::Registry;
 use super::registry::RunError;
+use super::renewal::Renewal;
 use super::sequel::Sequel;
 use super::settle::Facts;
 use super::settle::Failure;
@@ -25,6 +27,7 @@ use crate::broker::Broker;
 use crate::control::Control;
 use crate::control::Decisions;
 use crate::control::Verdict;
+use crate::envelope;
 use crate::envelope::Envelope;
 use crate::error::Result;
 use crate::handler::Attempt;
@@ -37,6 +40,7 @@ use crate::outcome::DeadReason;
 use crate::outcome::Outcome;
 use crate::reply::Reply;
 use crate::retry::RetryPolicy;
+use crate::route::Home;
 use crate::task::TaskId;
 use crate::topology::QueueName;
 use crate::transport::Delivery;
@@ -63,11 +67,17 @@ pub(super) struct Staff {
     defaults: Defaults,
     running: Arc<Running>,
     control: Arc<Control>,
+    leases: Arc<LeaseQueue>,
 }
 
 impl Staff {
     /// Returns when it knows of all tasks that were cancelled before.
-    pub(super) async fn gather(broker: &Broker, registry: Registry, defaults: Defaults) -> Result<Self> {
+    pub(super) async fn gather(
+        broker: &Broker,
+        registry: Registry,
+        defaults: Defaults,
+        leases: Arc<LeaseQueue>,
+    ) -> Result<Self> {
         let decisions = Arc::<Decisions>::default();
         let running = Arc::new(Running::new(defaults.cancel_grace, decisions.clone()));
         let stopping = running.clone();
@@ -75,7 +85,7 @@ impl Staff {
             stopping.cancel(id, CancelReason::Requested);
         });
         let control = Arc::new(control.await?);
-        Ok(Self { registry: Arc::new(registry), defaults, running, control })
+        Ok(Self { registry: Arc::new(registry), defaults, running, control, leases })
     }
 }
 
@@ -88,6 +98,7 @@ pub(super) struct Executor {
     defaults: Defaults,
     surroundings: Arc<Surroundings>,
     running: Arc<Running>,
+    renewal: Renewal,
     /// Keeps what `running` knows up to date.
     _control: Arc<Control>,
     sequel: Arc<Sequel>,
@@ -101,6 +112,7 @@ impl Executor {
         broker: &Broker,
         staff: &Staff,
         queue: &QueueName,
+        home: Home,
         sequel: Arc<Sequel>,
         shutdown: CancellationToken,
     ) -> Self {
@@ -108,6 +120,7 @@ impl Executor {
         Self {
             registry: staff.registry.clone(),
             running: staff.running.clone(),
+            renewal: Renewal::new(broker, queue.clone(), home, staff.leases.clone()),
             _control: staff.control.clone(),
             defaults: staff.defaults.clone(),
             surroundings: Arc::new(surroundings),
@@ -121,6 +134,7 @@ impl Executor {
     #[allow(clippy::manual_async_fn, reason = "the future of an `async fn` would hold its arguments twice")]
     pub(super) fn run(self: Arc<Self>, mut delivery: Delivery) -> impl Future<Output = Report> + Send {
         async move {
+            delivery.redelivered |= envelope::lease(&delivery.message).is_some();
             let envelope = match Envelope::open(std::mem::take(&mut delivery.message)) {
                 Ok(envelope) => envelope,
                 Err(foreign) => return Box::pin(self.sequel.bury_foreign(delivery, *foreign)).await,
@@ -139,7 +153,10 @@ impl Executor {
             }
             let timeout = envelope.run_timeout.or_else(|| handler.timeout()).or(self.defaults.run_timeout);
             let limits = Limits { started: Instant::now(), timeout };
-            let outcome = match self.running.run(handler, &envelope.payload, &ctx, limits).await {
+            let attempt = self.running.run(handler, &envelope.payload, &ctx, limits, || {
+                self.renewal.keep(&mut delivery, &envelope)
+            });
+            let outcome = match attempt.await {
                 Ok(_) if envelope.reply_to.is_none() && envelope.unique.is_none() => {
                     delivery.ack();
                     Outcome::Succeeded
@@ -286,6 +303,7 @@ fn lock<T>(list: &Mutex<Vec<T>>) -> MutexGuard<'_, Vec<T>> {
 mod tests {
     use super::*;
     use crate::consumer::registry::FnHandler;
+    use crate::consumer::term::Term;
     use crate::handler::TaskError;
     use crate::lane::Lane;
     use crate::lane::Priority;
@@ -327,9 +345,10 @@ mod tests {
         let defaults = Defaults { retry: RetryPolicy::fixed(4 * SECOND), ..Defaults::default() };
         let stop = CancellationToken::new();
         broker.declare_control().await.unwrap();
-        let staff = Staff::gather(&broker, registry, defaults).await.unwrap();
+        let leases = Arc::new(LeaseQueue::new(&broker, Term::default()).unwrap());
+        let staff = Staff::gather(&broker, registry, defaults, leases).await.unwrap();
         let sequel = Arc::new(Sequel::new(&broker, queue.clone(), None));
-        let executor = Arc::new(Executor::new(&broker, &staff, &queue, sequel, stop));
+        let executor = Arc::new(Executor::new(&broker, &staff, &queue, Home::Lane, sequel, stop));
         let lane = broker.names().lane(&queue, Lane::Urgent);
         let subscribe = Subscribe::new(lane, 1, "test");
         let mut subscription = broker.transport().subscribe(subscribe).await.unwrap();

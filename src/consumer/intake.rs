@@ -1,9 +1,15 @@
 //! [`Intake`]: the deliveries of one queue, from its three lanes, in the order in which they are to be started.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::task::Context;
 use std::task::Poll;
 use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio::time::Interval;
+use tokio::time::MissedTickBehavior;
+use tokio::time::interval_at;
 
 use super::held::Held;
 use super::held::Room;
@@ -12,6 +18,7 @@ use super::put_back::PutBack;
 use super::ready::Ready;
 use super::skew::Difference;
 use super::skew::Skew;
+use super::term::Term;
 use crate::clock::Clock;
 use crate::envelope;
 use crate::lane::Picker;
@@ -27,6 +34,14 @@ pub(super) struct Intake {
     put_back: PutBack,
     skew: Skew,
     clock: Clock,
+    term: Term,
+    /// When those that wait are looked at next.
+    look: Interval,
+    looked: Instant,
+    /// There was nothing to look at.
+    was_idle: bool,
+    /// Counts deliveries, round and round.
+    taken: u8,
 }
 
 struct LaneIntake {
@@ -44,7 +59,11 @@ impl Intake {
         picker: Picker,
         put_back: PutBack,
         clock: Clock,
+        term: Term,
     ) -> Self {
+        let looked = Instant::now();
+        let mut look = interval_at(looked + term.tick(), term.tick());
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             lanes: subscriptions.map(|subscription| LaneIntake {
                 subscription,
@@ -57,6 +76,11 @@ impl Intake {
             put_back,
             skew: Skew::default(),
             clock,
+            term,
+            look,
+            looked,
+            was_idle: false,
+            taken: 0,
         }
     }
 
@@ -66,6 +90,14 @@ impl Intake {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<(usize, Delivery)>> {
+        self.taken = self.taken.wrapping_add(1);
+        if std::mem::take(&mut self.was_idle) {
+            // What has come since then has just come.
+            self.looked = Instant::now();
+        } else if self.taken == 0 {
+            // Who always has something at hand does not come to it otherwise.
+            self.poll_look(cx);
+        }
         self.receive(cx);
         while let Some((lane, delivery)) = self.held.poll_due(cx) {
             self.lanes[lane].ready.push(delivery, self.clock);
@@ -77,7 +109,38 @@ impl Intake {
         if self.held.is_empty() && self.lanes.iter().all(|lane| lane.ended) {
             return Poll::Ready(None);
         }
+        self.was_idle = true;
         Poll::Pending
+    }
+
+    /// Waits for `other`, and looks after what waits here meanwhile.
+    pub(super) async fn meanwhile<T>(&mut self, other: impl Future<Output = T>) -> T {
+        let mut other = pin!(other);
+        poll_fn(|cx| {
+            let polled = other.as_mut().poll(cx);
+            while polled.is_pending() && self.poll_look(cx) {}
+            polled
+        })
+        .await
+    }
+
+    /// When it is time, takes those that have waited for so long that the broker would soon take them back, and puts a
+    /// fresh copy of each into its lane. Whether it was.
+    fn poll_look(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.look.poll_tick(cx).is_pending() {
+            return false;
+        }
+        // What has come since the last look is at hand, and counts from there.
+        self.receive(cx);
+        let now = Instant::now();
+        let then = self.term.oldest(now);
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            for delivery in lane.ready.take_older(then).into_iter().filter(|delivery| !delivery.is_lost()) {
+                self.put_back.start(index, delivery, None);
+            }
+        }
+        self.looked = now;
+        true
     }
 
     /// Takes in what has arrived.
@@ -92,7 +155,8 @@ impl Intake {
                         }
                     }
                     Poll::Ready(None) => lane.ended = true,
-                    Poll::Ready(Some(delivery)) => {
+                    Poll::Ready(Some(mut delivery)) => {
+                        delivery.arrived = Some(self.looked);
                         if let Some(left) = envelope::expired_at(&delivery.message) {
                             let is_alone = self.held.is_empty() && !lane.ready.is_waiting();
                             warn(self.skew.observe(left, self.clock.now(), is_alone));
@@ -204,7 +268,7 @@ mod tests {
             [Box::<Given>::default(), Box::new(normal), Box::<Given>::default()];
         let mail = QueueName::new("mail").unwrap();
         let put_back = PutBack::new(Arc::new(Sequel::new(&Broker::in_process(), mail, None)));
-        let mut intake = Intake::new(lanes, 10, Picker::default(), put_back, Clock::tokio());
+        let mut intake = Intake::new(lanes, 10, Picker::default(), put_back, Clock::tokio(), Term::default());
         assert_eq!(intake.next().await.unwrap().1.message, message("a"));
         old.0.store(true, Relaxed);
         assert_eq!(intake.next().await.unwrap().1.message, message("b again"));

@@ -19,6 +19,8 @@
 //! - [`suspicion`] decides, purely, about what came back without an end; [`quarantine`] takes it in, and the [`ward`]
 //!   starts it there, apart from all others.
 //! - [`pace`] spares attempts that take microseconds a task of their own.
+//! - [`renewal`] keeps what is running, and [`intake`] what waits, from being held for longer than the broker allows:
+//!   [`term`] says when, [`lease`] is where long tasks are held.
 //! - [`executor`] is one attempt as a straight line; [`attempt`] runs its handler within deadline and timeout;
 //!   [`settle`] decides, purely, what becomes of its task.
 //! - [`sequel`] publishes what follows, and acknowledges then.
@@ -36,6 +38,7 @@ mod gate;
 mod held;
 mod hook;
 mod intake;
+mod lease;
 #[cfg(feature = "limits")]
 mod limits;
 mod pace;
@@ -44,19 +47,23 @@ mod quarantine;
 mod ready;
 mod receipt;
 mod registry;
+mod renewal;
 mod sequel;
 mod settle;
 mod skew;
 mod suspicion;
+mod term;
 mod ward;
 
 use std::future::Future;
+use std::sync::Arc;
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::sync::DropGuard;
 
 use crate::broker::Broker;
+use lease::LeaseQueue;
 
 pub use builder::ConsumerBuilder;
 pub use builder::QueueSettings;
@@ -95,6 +102,7 @@ pub use receipt::ShutdownReceipt;
 pub struct Consumer {
     stop: DropGuard,
     dispatchers: JoinSet<Vec<ShutdownEntry>>,
+    leases: Arc<LeaseQueue>,
 }
 
 impl Consumer {
@@ -103,8 +111,12 @@ impl Consumer {
         ConsumerBuilder::new(broker)
     }
 
-    fn new(stop: CancellationToken, dispatchers: JoinSet<Vec<ShutdownEntry>>) -> Self {
-        Self { stop: stop.drop_guard(), dispatchers }
+    fn new(
+        stop: CancellationToken,
+        dispatchers: JoinSet<Vec<ShutdownEntry>>,
+        leases: Arc<LeaseQueue>,
+    ) -> Self {
+        Self { stop: stop.drop_guard(), dispatchers, leases }
     }
 
     /// Takes no more tasks, gives back what was not started, lets what runs finish within the grace period
@@ -118,6 +130,7 @@ impl Consumer {
         while let Some(entries) = self.dispatchers.join_next().await {
             receipt.tasks.extend(entries.unwrap_or_default());
         }
+        self.leases.close().await;
         receipt
     }
 

@@ -63,7 +63,8 @@ impl Quarantine {
 
     /// Whether a task whose turn in its lane has come must be [moved on](Self::move_on) instead of started.
     pub(super) fn suspects(&self, delivery: &Delivery) -> bool {
-        delivery.redelivered && self.suspicion(delivery) != Suspicion::None && !self.is_too_late(delivery)
+        let may_have_returned = delivery.redelivered || envelope::returned(&delivery.message) > 0;
+        may_have_returned && self.suspicion(delivery) != Suspicion::None && !self.is_too_late(delivery)
     }
 
     /// What is too late is not started anyway.

@@ -6,6 +6,8 @@ use std::collections::BinaryHeap;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::clock::Clock;
 use crate::envelope;
 use crate::transport::Delivery;
@@ -86,6 +88,19 @@ impl Ready {
             true => self.pressing.pop().map(|Reverse(pressing)| pressing.delivery),
             false => self.patient.pop_front().map(|patient| patient.delivery),
         }
+    }
+
+    /// Those that came before `then`, in no order.
+    pub(super) fn take_older(&mut self, then: Instant) -> Vec<Delivery> {
+        let is_older = |delivery: &Delivery| delivery.arrived.is_some_and(|arrived| arrived < then);
+        let (old, young) = self.pressing.drain().partition(|Reverse(pressing)| is_older(&pressing.delivery));
+        self.pressing = young;
+        let old: BinaryHeap<Reverse<Pressing>> = old;
+        let mut older: Vec<Delivery> = old.into_iter().map(|Reverse(pressing)| pressing.delivery).collect();
+        while self.patient.front().is_some_and(|first| is_older(&first.delivery)) {
+            older.extend(self.patient.pop_front().map(|patient| patient.delivery));
+        }
+        older
     }
 
     /// All of them, in no order.

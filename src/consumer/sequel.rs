@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::hook::Hook;
 use super::receipt::Report;
+use super::suspicion::came_back;
 use crate::broker::Broker;
 use crate::control::Verdict;
 use crate::dead::DeadLetter;
@@ -39,6 +40,8 @@ pub(super) struct Sequel {
     dead: Name,
     outputs: Name,
     hook: Option<Hook>,
+    /// Whether the lanes count returns.
+    counts: bool,
 }
 
 impl Sequel {
@@ -49,6 +52,7 @@ impl Sequel {
             route: broker.route(queue.clone()),
             dead: names.dead(),
             outputs: names.outputs(),
+            counts: broker.counts_returns(),
             broker: broker.clone(),
             queue,
             hook,
@@ -71,14 +75,22 @@ impl Sequel {
         Outcome::Retried
     }
 
-    /// Publishes what came too early once more: as it is, or due at another time, since the Unix epoch.
+    /// Publishes what came too early or has waited here for long once more: as it is, or due at another time, since the Unix
+    /// epoch.
     pub(super) async fn put_back(&self, mut delivery: Delivery, until: Option<Duration>) {
+        let was_delivered = delivery.redelivered || envelope::lease(&delivery.message).is_some();
         match Envelope::open(std::mem::take(&mut delivery.message)) {
             Ok(mut envelope) => {
                 if let Some(until) = until {
                     envelope.defer(until);
                 }
-                let next = self.route.publish(envelope, self.broker.clock().now());
+                // The broker counts from 0 again.
+                let Delivery { redelivered, returned, .. } = delivery;
+                envelope.returned = came_back(self.counts, redelivered, returned, envelope.returned);
+                let mut next = self.route.publish(envelope, self.broker.clock().now());
+                if was_delivered {
+                    envelope::set_lease(&mut next.message, 0);
+                }
                 self.replace(delivery, &next).await;
             }
             Err(foreign) => drop(self.bury_foreign(delivery, *foreign).await),

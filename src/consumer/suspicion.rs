@@ -23,10 +23,14 @@ pub(super) enum Suspicion {
     Strong,
 }
 
-/// Decides. `counts`: whether the lane counts returns; `redelivered` and `returned` are the broker's, `noted` is ours.
+/// How often a task came back without an end. `counts`: whether the lane counts returns; `redelivered` and `returned` are the broker's, `noted` is ours.
+pub(super) fn came_back(counts: bool, redelivered: bool, returned: u32, noted: u32) -> u32 {
+    noted.saturating_add(if counts { returned } else { redelivered.into() })
+}
+
+/// Decides, of the same.
 pub(super) fn suspicion(counts: bool, redelivered: bool, returned: u32, noted: u32) -> Suspicion {
-    let came_back = noted.saturating_add(if counts { returned } else { redelivered.into() });
-    match came_back {
+    match came_back(counts, redelivered, returned, noted) {
         RETURNS_FROM_LANES.. => Suspicion::Strong,
         _ if redelivered && !counts => Suspicion::Noted,
         _ => Suspicion::None,
@@ -56,6 +60,9 @@ mod tests {
             // Once by a classic lane, before the application changed to quorum queues.
             (QUORUM, false, 0, 1, Suspicion::None),
             (QUORUM, true, 1, 1, Suspicion::Strong),
+            // Its process died twice while it held a lease.
+            (QUORUM, false, 0, 2, Suspicion::Strong),
+            (CLASSIC, false, 0, 2, Suspicion::Strong),
             (CLASSIC, false, 0, 0, Suspicion::None),
             (CLASSIC, true, 0, 0, Suspicion::Noted),
             (CLASSIC, false, 0, 1, Suspicion::None),

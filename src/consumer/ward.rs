@@ -2,12 +2,18 @@
 //! process tells which of them it is.
 //!
 //! Only what runs is unacknowledged here. So what the broker counts is starts that never ended, as long as whatever else
-//! gives a task back (a shutdown) does not count: that is published anew.
+//! gives a task back (a shutdown) does not count: that is published anew. A task that takes long is held elsewhere after
+//! a while (see [`super::lease`]), and the broker would deliver the next one into the place that is free then; so the
+//! ward closes meanwhile.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::time::Duration;
 
+use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::executor::Executor;
@@ -17,6 +23,7 @@ use super::quarantine::Quarantine;
 use super::receipt::Fate;
 use super::receipt::Report;
 use super::receipt::ShutdownEntry;
+use super::term::Term;
 use crate::error::Error;
 use crate::transport::Delivery;
 use crate::transport::Settle;
@@ -35,6 +42,7 @@ pub(super) struct Ward {
     /// Not that of the lanes: what this one holds goes back another way.
     pub(super) executor: Arc<Executor>,
     pub(super) gate: Option<Arc<dyn Gate>>,
+    pub(super) term: Term,
     pub(super) stop: CancellationToken,
     pub(super) grace: Duration,
 }
@@ -42,33 +50,46 @@ pub(super) struct Ward {
 impl Ward {
     /// Runs until told to stop (or the transport ends), and tells what became of what it had.
     pub(super) async fn run(self) -> Vec<ShutdownEntry> {
-        let Some(mut subscription) = self.stop.run_until_cancelled(self.open()).await.flatten() else {
-            return Vec::new();
-        };
         let (caught, mut entries) = (Arc::new(Caught::default()), Vec::new());
-        while let Some(mut delivery) = self.stop.run_until_cancelled(subscription.next()).await.flatten() {
-            let Some(watch) = self.stop.run_until_cancelled(self.enter(&mut delivery)).await else {
-                entries.push(ShutdownEntry::unstarted(&delivery));
-                caught.keep(delivery);
-                break;
+        let mut subscription = loop {
+            let Some(mut subscription) = self.stop.run_until_cancelled(self.open()).await.flatten() else {
+                entries.extend(self.executor.take_aborted());
+                return entries;
             };
-            // It comes again, here or elsewhere.
-            if delivery.is_lost() {
-                continue;
+            let mut is_open = true;
+            while is_open
+                && let Some(mut delivery) = self.stop.run_until_cancelled(subscription.next()).await.flatten()
+            {
+                delivery.arrived = Some(Instant::now());
+                let Some(watch) = self.stop.run_until_cancelled(self.enter(&mut delivery)).await else {
+                    entries.push(ShutdownEntry::unstarted(&delivery));
+                    caught.keep(delivery);
+                    break;
+                };
+                // It comes again, here or elsewhere.
+                if delivery.is_lost() {
+                    continue;
+                }
+                let attempt = self.start(delivery, &caught);
+                let mut attempt = Box::pin(attend(attempt, &caught, &mut *subscription, &mut is_open));
+                let ended = match self.stop.run_until_cancelled(&mut attempt).await {
+                    Some(report) => Some(report),
+                    None => tokio::time::timeout(self.grace, attempt).await.ok(),
+                };
+                caught.let_go();
+                let Some(Report { id, name, outcome }) = ended else { continue };
+                if let Some(watch) = watch {
+                    watch.ended(outcome);
+                }
+                if self.stop.is_cancelled() {
+                    entries.push(ShutdownEntry { id, name, fate: Fate::Finished(outcome) });
+                }
             }
-            let mut attempt = Box::pin(self.start(delivery, &caught));
-            let ended = match self.stop.run_until_cancelled(&mut attempt).await {
-                Some(report) => Some(report),
-                None => tokio::time::timeout(self.grace, attempt).await.ok(),
-            };
-            let Some(Report { id, name, outcome }) = ended else { continue };
-            if let Some(watch) = watch {
-                watch.ended(outcome);
+            if is_open {
+                break subscription;
             }
-            if self.stop.is_cancelled() {
-                entries.push(ShutdownEntry { id, name, fate: Fate::Finished(outcome) });
-            }
-        }
+            subscription.close().await;
+        };
         entries.extend(self.executor.take_aborted());
         subscription.cancel().await;
         while let Some(delivery) = subscription.next().await {
@@ -91,7 +112,8 @@ impl Ward {
         loop {
             tokio::time::sleep(pause).await;
             let tag = format!("{queue} quarantine");
-            let subscribe = Subscribe::new(broker.names().quarantine(queue), 1, tag);
+            let mut subscribe = Subscribe::new(broker.names().quarantine(queue), 1, tag);
+            subscribe.consumer_timeout = Some(self.term.timeout());
             match broker.transport().subscribe(subscribe).await {
                 Ok(subscription) => return Some(subscription),
                 Err(Error::Closed) => return None,
@@ -122,27 +144,62 @@ impl Ward {
     }
 }
 
-/// What would have gone back to the broker.
+/// Sees an attempt through. Once it holds something else than what came from `subscription`, that is closed.
+async fn attend(
+    attempt: impl Future<Output = Report>,
+    caught: &Caught,
+    subscription: &mut dyn Subscription,
+    is_open: &mut bool,
+) -> Report {
+    let mut attempt = pin!(attempt);
+    tokio::select! {
+        biased;
+        report = &mut attempt => return report,
+        () = caught.acked.notified() => {}
+    }
+    *is_open = false;
+    subscription.cancel().await;
+    caught.let_go();
+    attempt.await
+}
+
+/// What would have gone back to the broker, and what is to be acknowledged.
 #[derive(Default)]
-struct Caught(Mutex<Vec<Delivery>>);
+struct Caught {
+    kept: Mutex<Vec<Delivery>>,
+    done: Mutex<Vec<Delivery>>,
+    /// Something is done.
+    acked: Notify,
+}
 
 impl Caught {
-    /// The same delivery, except that requeued or dropped it is kept instead, as it came.
+    /// The same delivery, except that requeued or dropped it is kept instead, as it came, and acked it waits for
+    /// [`let_go`](Self::let_go).
     fn catching(caught: &Arc<Self>, delivery: Delivery) -> Delivery {
-        let (message, redelivered) = (delivery.message.clone(), delivery.redelivered);
+        let Delivery { redelivered, returned, arrived, .. } = delivery;
+        let message = delivery.message.clone();
         let net = Net { delivery: Mutex::new(Some(delivery)), caught: caught.clone() };
         let mut copy = Delivery::new(message, 0, Arc::new(net));
-        copy.redelivered = redelivered;
+        (copy.redelivered, copy.returned, copy.arrived) = (redelivered, returned, arrived);
         copy
     }
 
     fn keep(&self, delivery: Delivery) {
-        self.0.lock().expect("nothing panics while holding this lock").push(delivery);
+        lock(&self.kept).push(delivery);
     }
 
     fn take(&self) -> Vec<Delivery> {
-        std::mem::take(&mut *self.0.lock().expect("nothing panics while holding this lock"))
+        std::mem::take(&mut *lock(&self.kept))
     }
+
+    /// Acknowledges what is done.
+    fn let_go(&self) {
+        std::mem::take(&mut *lock(&self.done)).into_iter().for_each(Delivery::ack);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nothing panics while holding this lock")
 }
 
 /// Under one delivery.
@@ -153,19 +210,19 @@ struct Net {
 
 impl Settle for Net {
     fn settle(&self, _: u64, settlement: Settlement) {
-        let Some(delivery) = self.delivery.lock().expect("nothing panics while holding this lock").take()
-        else {
-            return;
-        };
+        let Some(delivery) = lock(&self.delivery).take() else { return };
         match settlement {
-            Settlement::Ack => delivery.ack(),
+            Settlement::Ack => {
+                lock(&self.caught.done).push(delivery);
+                self.caught.acked.notify_one();
+            }
             Settlement::Reject => delivery.reject(),
             Settlement::Requeue => self.caught.keep(delivery),
         }
     }
 
     fn is_lost(&self) -> bool {
-        let delivery = self.delivery.lock().expect("nothing panics while holding this lock");
+        let delivery = lock(&self.delivery);
         delivery.as_ref().is_some_and(Delivery::is_lost)
     }
 }

@@ -18,6 +18,7 @@
 //! | `taskhare-run-timeout` | how long one attempt may take, in milliseconds; absent: what its consumer allows |
 //! | `taskhare-revision` | which of several copies of a rescheduled task this is; absent: 0 |
 //! | `taskhare-returned` | how often it came back without an end before this message; absent: 0 |
+//! | `taskhare-lease` | which copy this is of a task that runs for long; 0: of none, and it may have been started before |
 //! | `taskhare-unique` | the key of which there may be one task at a time; absent: none |
 //! | `taskhare-retry` | the enqueuer's retry policy, as text; absent: the handler's or the consumer's |
 //! | `taskhare-first-due` | of a retried task that was delayed, or of a deferred one: when its first attempt was due, in milliseconds |
@@ -67,6 +68,7 @@ const DEADLINE: &str = "taskhare-deadline";
 const RUN_TIMEOUT: &str = "taskhare-run-timeout";
 const REVISION: &str = "taskhare-revision";
 const RETURNED: &str = "taskhare-returned";
+const LEASE: &str = "taskhare-lease";
 const UNIQUE: &str = "taskhare-unique";
 const RETRY: &str = "taskhare-retry";
 const FIRST_DUE: &str = "taskhare-first-due";
@@ -76,7 +78,7 @@ const HISTORY: &str = "taskhare-history";
 const QUEUE: &str = "taskhare-queue";
 
 /// The headers that are fields of an [`Envelope`], or follow from where it goes.
-const OURS: [&str; 12] = [
+const OURS: [&str; 13] = [
     ENQUEUED_AT,
     ATTEMPT,
     MAX_ATTEMPTS,
@@ -87,9 +89,13 @@ const OURS: [&str; 12] = [
     RUN_TIMEOUT,
     REVISION,
     RETURNED,
+    LEASE,
     UNIQUE,
     QUEUE,
 ];
+
+/// Why the broker moved a message for the first time since it was published.
+const FIRST_DEATH: &str = "x-first-death-reason";
 
 /// How much of an error travels with a task, in bytes.
 const LONGEST_ERROR: usize = 2048;
@@ -169,9 +175,25 @@ pub(crate) fn set_turn(message: &mut Message, turn: Duration) {
     message.headers.insert(TURN, to_milliseconds(turn));
 }
 
-/// How often a task came back without an end before this message, read without opening it.
+/// How often a task came back without an end before this message, read without opening it. A lease that nobody held any
+/// more came back too; one that was handed back was rejected, and does not count.
 pub(crate) fn returned(message: &Message) -> u32 {
-    message.headers.get(RETURNED).and_then(positive).unwrap_or(0)
+    let headers = &message.headers;
+    let noted = headers.get(RETURNED).and_then(positive).unwrap_or(0);
+    let was_left = lease(message).is_some_and(|number| number > 0)
+        && headers.get(FIRST_DEATH).and_then(Value::as_text) == Some("expired");
+    noted.saturating_add(was_left.into())
+}
+
+/// Numbers a message among the copies that one process holds of what it runs, from 1; 0 for one that nobody holds, of
+/// something that was held before.
+pub(crate) fn set_lease(message: &mut Message, number: u64) {
+    message.headers.insert(LEASE, i64::try_from(number).unwrap_or(i64::MAX));
+}
+
+/// That number. A message that has one was started before.
+pub(crate) fn lease(message: &Message) -> Option<u64> {
+    message.headers.get(LEASE)?.as_int().and_then(|number| u64::try_from(number).ok())
 }
 
 impl Envelope {
@@ -488,6 +510,30 @@ mod tests {
         assert_eq!(due(&deferred), Some((Duration::from_secs(1_700_000_030), None)));
         let next = envelope.retry(Duration::from_secs(1_700_000_070), "").seal();
         assert_eq!(next.headers.get(TURN), None);
+    }
+
+    #[test]
+    fn a_lease_that_nobody_held_any_more_came_back_and_one_that_was_handed_back_did_not() {
+        for (number, death, expected) in [
+            (None, None, 1),
+            (None, Some("expired"), 1),
+            (Some(3), None, 1),
+            (Some(3), Some("expired"), 2),
+            (Some(3), Some("rejected"), 1),
+            // It left the delay wheel.
+            (Some(0), Some("expired"), 1),
+        ] {
+            let mut message = Envelope { returned: 1, ..envelope() }.seal();
+            if let Some(number) = number {
+                set_lease(&mut message, number);
+            }
+            if let Some(reason) = death {
+                message.headers.insert(FIRST_DEATH, reason);
+            }
+            assert_eq!((returned(&message), lease(&message)), (expected, number), "{number:?} {death:?}");
+            let opened = Envelope::open(message).unwrap();
+            assert_eq!((opened.returned, lease(&opened.seal())), (expected, None));
+        }
     }
 
     #[test]

@@ -13,6 +13,8 @@
 //!                  │ -            └ 0 ────────────────────────► {ns}.delay.14           │ *.*.….{queue}.{lane}
 //!                  └──────────────────────────────────────────► {ns}.due                ▼
 //!                                                                     {ns}.{queue}.{lane}, or {ns}.undeliverable
+//!
+//!   held for long ►  {ns}.lease (topic) ── key {holder}.… ──► {ns}.lease.{holder} ── unheld for 5 s ──► {ns}.due
 //! ```
 
 mod names;
@@ -210,12 +212,7 @@ pub(crate) fn of_queue(names: &Names, defaults: QueueDefaults, queue: &QueueName
     topology.queues.push(dead_queue);
     for lane in Lane::ALL {
         let name = names.lane(queue, lane);
-        for (exchange, key) in
-            [(&tasks, Names::lane_key(queue, lane)), (&due, Names::due_pattern(queue, lane))]
-        {
-            let to = Target::Queue(name.clone());
-            topology.bindings.push(Binding { exchange: exchange.clone(), key, to });
-        }
+        topology.bindings.extend(two_ways(&tasks, &due, &Names::lane_key(queue, lane), &name));
         topology.queues.push(Queue {
             dead_letter: Some(DeadLetter { exchange: dead.clone(), key: Some(Names::dead_key(queue)) }),
             ..Queue::new(name, defaults.kind(defaults.delivery_limit))
@@ -231,13 +228,17 @@ pub(crate) fn of_queue(names: &Names, defaults: QueueDefaults, queue: &QueueName
         dead_letter: Some(DeadLetter { exchange: dead, key: Some(Names::dead_key(queue)) }),
         ..Queue::new(names.quarantine(queue), kind)
     };
-    topology.bindings.push(Binding {
-        exchange: tasks,
-        key: Names::quarantine_key(queue),
-        to: Target::Queue(quarantine.name.clone()),
-    });
+    topology.bindings.extend(two_ways(&tasks, &due, &Names::quarantine_key(queue), &quarantine.name));
     topology.queues.push(quarantine);
     topology
+}
+
+/// Into `queue`: at once, and from the wheel or a lease queue.
+fn two_ways(tasks: &Name, due: &Name, key: &Name, queue: &Name) -> [Binding; 2] {
+    [(tasks, key.clone()), (due, Names::due_pattern(key))].map(|(exchange, key)| {
+        let to = Target::Queue(queue.clone());
+        Binding { exchange: exchange.clone(), key, to }
+    })
 }
 
 /// The end of the wheel: where what is due goes to its lane, and what has no lane any more is kept. Were it not, a queue
@@ -287,6 +288,35 @@ pub(crate) fn of_wheel(names: &Names, defaults: QueueDefaults) -> Topology {
     }
     topology
 }
+
+/// The queue that holds what one consumer runs for long. What nobody holds there goes home: to its lane, or to quarantine.
+/// A quorum queue, whatever the others are, for the same reason as those of the wheel.
+pub(crate) fn of_lease(names: &Names, defaults: QueueDefaults, holder: &Name) -> Topology {
+    let mut topology = of_due(names, defaults);
+    let exchange = Exchange { name: names.leases(), kind: ExchangeKind::Topic, alternate: None };
+    let queue = Queue {
+        message_ttl: Some(UNHELD_LEASE),
+        dead_letter: Some(DeadLetter { exchange: names.due(), key: None }),
+        expires: Some(UNUSED_LEASES),
+        ..Queue::new(names.lease_queue(holder), defaults.lasting())
+    };
+    topology.bindings.push(Binding {
+        exchange: exchange.name.clone(),
+        key: Names::lease_pattern(holder),
+        to: Target::Queue(queue.name.clone()),
+    });
+    topology.exchanges.push(exchange);
+    topology.queues.push(queue);
+    topology
+}
+
+/// How long what is in a lease queue may be held by nobody. It counts from when it was published: what is older, as what
+/// a dead process held most often is, goes home at once.
+pub(crate) const UNHELD_LEASE: Duration = Duration::from_secs(5);
+
+/// After how long the broker removes the lease queue of a process that has died; others remove theirs. With it would go
+/// what is in it, and that is gone within seconds of the death, unless its lane takes nothing for all this time.
+const UNUSED_LEASES: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Where the outputs for one producer arrive. They are nothing that must survive, so a classic queue, which the broker
 /// deletes when it has gone unused for a while.
@@ -353,6 +383,7 @@ mod tests {
             "mail.low",
             &due[2],
             "mail.quarantine",
+            "*.*.*.*.*.*.*.*.*.*.*.*.*.*.*.*.mail.quarantine",
         ];
         assert_eq!(keys, expected);
     }
@@ -397,6 +428,23 @@ mod tests {
         .collect();
         assert_eq!(topology(Replication::default()).queues[3].arguments(), quorum);
         assert_eq!(topology(Replication::Classic).queues[3].arguments(), classic);
+    }
+
+    #[test]
+    fn what_is_in_a_lease_queue_finds_home_by_its_key() {
+        let names = Names::new(Namespace::new("ns").unwrap());
+        let (queue, holder) = (QueueName::new("mail.out").unwrap(), Name::new("holder", "c0ffee").unwrap());
+        let lease = of_lease(&names, QueueDefaults::default(), &holder);
+        let last = lease.queues.last().unwrap();
+        assert_eq!((last.name.as_str(), last.message_ttl), ("ns.lease.c0ffee", Some(UNHELD_LEASE)));
+        assert_eq!(last.dead_letter, Some(DeadLetter { exchange: names.due(), key: None }));
+        for home in [Names::lane_key(&queue, Lane::Low), Names::quarantine_key(&queue)] {
+            let (key, pattern) = (Names::lease_key(&holder, &home), Names::due_pattern(&home));
+            let matches = |(word, wanted): (&str, &str)| wanted == "*" || wanted == word;
+            assert_eq!(key.as_str().split('.').count(), pattern.as_str().split('.').count());
+            assert!(key.as_str().split('.').zip(pattern.as_str().split('.')).all(matches), "{key} {pattern}");
+            assert!(key.as_str().starts_with("c0ffee."), "{key}");
+        }
     }
 
     #[test]

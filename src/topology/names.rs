@@ -158,9 +158,30 @@ impl Names {
         self.name(format_args!("due"))
     }
 
-    /// The pattern of all keys that lead to that lane.
-    pub(crate) fn due_pattern(queue: &QueueName, lane: Lane) -> Name {
-        name(format!("{}{queue}.{lane}", "*.".repeat(POSITIONS.into())))
+    /// The pattern of all keys that lead to where `key` does.
+    pub(crate) fn due_pattern(key: &Name) -> Name {
+        name(format!("{}{key}", "*.".repeat(POSITIONS.into())))
+    }
+
+    /// The exchange of the lease queues.
+    pub(crate) fn leases(&self) -> Name {
+        self.name(format_args!("lease"))
+    }
+
+    /// The queue that holds what one consumer runs for long.
+    pub(crate) fn lease_queue(&self, holder: &Name) -> Name {
+        self.name(format_args!("lease.{holder}"))
+    }
+
+    /// The pattern of all keys that lead to that queue.
+    pub(crate) fn lease_pattern(holder: &Name) -> Name {
+        name(format!("{holder}.#"))
+    }
+
+    /// The routing key of a task into that queue, and from there to where `key` leads. As many words before that one as
+    /// a key through the wheel has: both go by the same bindings.
+    pub(crate) fn lease_key(holder: &Name, key: &Name) -> Name {
+        name(format!("{holder}.{}{key}", "-.".repeat((POSITIONS - 1).into())))
     }
 
     /// The exchange, and the queue behind it, for what left the wheel and found no lane.

@@ -21,7 +21,7 @@ pub struct Queue {
     pub max_length: Option<u64>,
     /// What happens to one more.
     pub overflow: Overflow,
-    /// After how long without a consumer it is deleted with all that is in it. Never for a queue of tasks.
+    /// After how long without a consumer it is deleted with all that is in it. Not for a queue where tasks wait.
     pub expires: Option<Duration>,
     /// Whether of many consumers only one gets deliveries.
     pub single_active_consumer: bool,

@@ -39,6 +39,8 @@
 //!   stay ours to settle, and count no more. Where only one consumer is active, another may take over. In a
 //!   stream it may do nothing.
 //! - **C15 purge** removes what waits, without dead-lettering it; what subscribers hold stays theirs. No queue: nothing.
+//! - **C16 delete** removes a queue that nobody consumes, with its bindings and all that is in it, which is not
+//!   dead-lettered. It is not declared again after a reconnect. No queue: nothing.
 
 pub mod amqp;
 pub mod in_process;
@@ -50,6 +52,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use crate::error::Result;
 use crate::topology::Topology;
@@ -82,6 +85,9 @@ pub trait Transport: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
 
     /// Removes what waits in `queue`, ready to be delivered, and returns how many that were (C15).
     async fn purge(&self, queue: &Name) -> Result<u64>;
+
+    /// Deletes `queue` with all that is in it (C16).
+    async fn delete(&self, queue: &Name) -> Result<()>;
 
     /// Ends everything (C11). Idempotent.
     async fn close(&self);
@@ -221,6 +227,8 @@ pub struct Delivery {
     pub returned: u32,
     /// Where it lies in its stream, which ascends; `None` if it came from another queue.
     pub offset: Option<u64>,
+    /// For its receiver to note when it came, at the latest.
+    pub arrived: Option<Instant>,
     tag: u64,
     settle: Option<Arc<dyn Settle>>,
 }
@@ -247,7 +255,15 @@ pub(crate) trait Settle: Send + Sync {
 
 impl Delivery {
     pub(crate) fn new(message: Message, tag: u64, settle: Arc<dyn Settle>) -> Self {
-        Self { message, redelivered: false, returned: 0, offset: None, tag, settle: Some(settle) }
+        Self {
+            message,
+            redelivered: false,
+            returned: 0,
+            offset: None,
+            arrived: None,
+            tag,
+            settle: Some(settle),
+        }
     }
 
     /// Whether the broker has taken it back, and will give it to somebody again: settling it does nothing.
@@ -290,7 +306,7 @@ impl Drop for Delivery {
 
 impl fmt::Debug for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { message, redelivered, returned, offset, tag, settle: _ } = self;
+        let Self { message, redelivered, returned, offset, arrived: _, tag, settle: _ } = self;
         f.debug_struct("Delivery")
             .field("message", message)
             .field("redelivered", redelivered)

@@ -12,6 +12,7 @@ mod enqueue;
 mod lanes;
 #[cfg(feature = "limits")]
 mod limits;
+mod long;
 mod output;
 mod quarantine;
 mod retry;

@@ -16,6 +16,7 @@ mod connections_close;
 mod consumer_dies;
 mod delays;
 mod link_is_cut;
+mod long;
 mod poison;
 mod process;
 mod process_ends;

@@ -41,6 +41,9 @@ const ENQUEUE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Whoever takes longer to shut down than this hangs.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
 
+/// What a long task takes.
+pub const LONG: Duration = Duration::from_secs(12);
+
 /// What a task takes, at both ends.
 const WORK: Duration = Duration::from_millis(1);
 
@@ -85,6 +88,7 @@ async fn process() {
     match role.as_str() {
         "producer" => produce(&broker, at_a_time).await,
         "retrier" => retry(&broker, at_a_time).await,
+        "digger" => dig(&broker, at_a_time).await,
         "waiter" => wait(&broker, at_a_time).await,
         "victim" | "classic victim" => fall_victim(&broker, at_a_time).await,
         _ => consume(&broker, at_a_time).await,
@@ -154,6 +158,27 @@ async fn wait(broker: &Broker, at_a_time: usize) {
             say(&format!("attempt {attempt}"));
             Ok(())
         })
+        .concurrency(at_a_time)
+        .start()
+        .await
+        .unwrap();
+    consumer.run_until(parent().cancelled()).await;
+}
+
+/// Takes long for each task, for a broker that lets it hold one for less.
+async fn dig(broker: &Broker, at_a_time: usize) {
+    let consumer = Consumer::builder(broker)
+        .handler_fn(|task: Count, ctx| async move {
+            let at = SystemTime::now().duration_since(UNIX_EPOCH)?;
+            let attempt =
+                Attempt { task: task.number, number: ctx.attempt(), at, process: std::process::id() };
+            say(&format!("attempt {attempt}"));
+            tokio::time::sleep(LONG).await;
+            let word = if ctx.is_redelivered() { "again" } else { "done" };
+            say(&format!("{word} {}", task.number));
+            Ok(())
+        })
+        .consumer_timeout(LONG / 3)
         .concurrency(at_a_time)
         .start()
         .await

@@ -10,6 +10,7 @@ mod delay;
 mod lanes;
 #[cfg(feature = "limits")]
 mod limits;
+mod long;
 mod publish;
 mod quarantine;
 #[path = "../support/raw.rs"]

@@ -14,6 +14,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::name::Name;
+use crate::topology::Target;
 use crate::topology::Topology;
 use crate::transport::amqp::declare::DeclareError;
 use crate::transport::amqp::declare::declare;
@@ -63,6 +65,13 @@ impl Shared {
     /// To be declared again on every new connection.
     pub(super) fn remember(&self, topology: &Topology) {
         self.topology.lock().expect(POISONED).merge(topology);
+    }
+
+    /// Not to be declared again.
+    pub(super) fn forget(&self, queue: &Name) {
+        let mut topology = self.topology.lock().expect(POISONED);
+        topology.queues.retain(|known| known.name != *queue);
+        topology.bindings.retain(|binding| binding.to != Target::Queue(queue.clone()));
     }
 
     fn lost(&self, why: String) {

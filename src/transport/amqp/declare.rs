@@ -17,6 +17,7 @@ use amqprs::channel::ExchangeBindArguments;
 use amqprs::channel::ExchangeDeclareArguments;
 use amqprs::channel::QueueBindArguments;
 use amqprs::channel::QueueDeclareArguments;
+use amqprs::channel::QueueDeleteArguments;
 use amqprs::channel::QueuePurgeArguments;
 use amqprs::error::Error as ClientError;
 use async_trait::async_trait;
@@ -230,6 +231,29 @@ async fn ask(session: &Session, queue: &Name, question: Question) -> Result<Opti
         Ok(Ok(messages)) => Ok(Some(messages)),
         Ok(Err(_)) => match closing.reason() {
             Some(Closed { code: 404, text }) if text.contains("no queue") => Ok(None),
+            Some(closed) => {
+                Err(DeclareError::Refused(refusal::declare(&format!("queue '{queue}'"), &closed)))
+            }
+            None => Err(DeclareError::Lost(session.health().why())),
+        },
+        Err(Failure::Lost(why) | Failure::Refused(why)) => Err(DeclareError::Lost(why)),
+    }
+}
+
+/// Deletes `queue`; nothing if there is none.
+pub(super) async fn delete(session: &Session, queue: &Name) -> Result<(), DeclareError> {
+    let closing = Closing::new(session.health().clone());
+    let (client, callback) = (session.client(), closing.clone());
+    let name = queue.clone();
+    let work = async move {
+        let channel = open_channel(&client, callback).await?;
+        let deleted = channel.queue_delete(QueueDeleteArguments::new(name.as_str())).await;
+        channel.close().await;
+        Ok(deleted)
+    };
+    match session.request("delete a queue", work).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(_)) => match closing.reason() {
             Some(closed) => {
                 Err(DeclareError::Refused(refusal::declare(&format!("queue '{queue}'"), &closed)))
             }

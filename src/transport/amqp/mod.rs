@@ -155,6 +155,15 @@ impl Transport for Amqp {
         self.control("purge a queue", purge).await
     }
 
+    async fn delete(&self, queue: &Name) -> Result<()> {
+        self.shared.forget(queue);
+        let delete = |session: Arc<Session>| {
+            let queue = queue.clone();
+            async move { declare::delete(&session, &queue).await }
+        };
+        self.control("delete a queue", delete).await
+    }
+
     async fn close(&self) {
         // Lets subscriptions send what was settled before their connection ends, and no other channel take the place of
         // the publisher's.

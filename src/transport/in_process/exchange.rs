@@ -73,6 +73,14 @@ impl Exchanges {
         Ok(())
     }
 
+    /// Removes the bindings to a queue.
+    pub(super) fn unbind(&mut self, queue: &Name) {
+        let is_other = |target: &Target| !matches!(target, Target::Queue(name) if name == queue);
+        for exchange in self.0.values_mut() {
+            exchange.bindings.retain(|(_, target)| is_other(target));
+        }
+    }
+
     fn must_have(&self, exchange: &Name, binding: &Binding) -> Result<()> {
         if self.0.contains_key(exchange) {
             return Ok(());

@@ -103,6 +103,12 @@ impl Transport for InProcess {
         })
     }
 
+    async fn delete(&self, queue: &Name) -> Result<()> {
+        let woken = self.0.change(|state, _| state.delete(queue))?;
+        woken.into_iter().for_each(Waker::wake);
+        Ok(())
+    }
+
     async fn close(&self) {
         let woken = self.0.change(|state, _| state.close());
         woken.into_iter().for_each(Waker::wake);

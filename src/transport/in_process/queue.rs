@@ -302,9 +302,12 @@ impl Queue {
         held.into_iter().flat_map(BTreeMap::into_values).for_each(|entry| self.give_back(entry));
     }
 
+    pub(super) fn subscribers(&self) -> Vec<SubscriberId> {
+        self.subscribers.keys().copied().collect()
+    }
+
     pub(super) fn close_all(&mut self) {
-        let ids: Vec<SubscriberId> = self.subscribers.keys().copied().collect();
-        ids.into_iter().for_each(|id| self.close(id));
+        self.subscribers().into_iter().for_each(|id| self.close(id));
     }
 
     /// Puts a message back to its place, unless it came back too often. Only quorum queues count. From a stream it was

@@ -188,6 +188,14 @@ impl State {
         self.queues.get(name)
     }
 
+    /// Ends the subscriptions of a queue, and forgets it.
+    pub(super) fn delete(&mut self, name: &Name) -> Result<Vec<Waker>> {
+        self.must_be_open()?;
+        let ids = self.queues.remove(name).map(|queue| queue.subscribers()).unwrap_or_default();
+        self.exchanges.unbind(name);
+        Ok(ids.into_iter().filter_map(|id| self.wakers.remove(&id)).collect())
+    }
+
     /// Ends all subscriptions. What was unsettled goes back to its queue.
     pub(super) fn close(&mut self) -> Vec<Waker> {
         self.closed = true;

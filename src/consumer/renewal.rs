@@ -1,0 +1,72 @@
+//! [`Renewal`]: keeps the deliveries of running attempts younger than the broker lets them become.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::lease::LeaseQueue;
+use super::suspicion::came_back;
+use crate::broker::Broker;
+use crate::clock::Clock;
+use crate::envelope::Envelope;
+use crate::route::Home;
+use crate::route::Route;
+use crate::topology::QueueName;
+use crate::transport::Delivery;
+
+/// How the attempts of one queue, in its lanes or in its quarantine, hold their deliveries.
+pub(super) struct Renewal {
+    leases: Arc<LeaseQueue>,
+    route: Route,
+    home: Home,
+    clock: Clock,
+    /// Whether the queues at home count returns.
+    counts: bool,
+}
+
+impl Renewal {
+    pub(super) fn new(broker: &Broker, queue: QueueName, home: Home, leases: Arc<LeaseQueue>) -> Self {
+        Self {
+            leases,
+            route: broker.route(queue),
+            home,
+            clock: broker.clock(),
+            counts: home == Home::Quarantine || broker.counts_returns(),
+        }
+    }
+
+    /// Replaces `delivery` by a fresh lease whenever it becomes too old. Dropped at any await it leaves one that is
+    /// whole.
+    pub(super) async fn keep(&self, delivery: &mut Delivery, envelope: &Envelope) -> Infallible {
+        let term = self.leases.term();
+        let returned = came_back(self.counts, delivery.redelivered, delivery.returned, envelope.returned);
+        let mut next = delivery.arrived.unwrap_or_else(Instant::now) + term.renewal();
+        loop {
+            tokio::time::sleep_until(next).await;
+            if delivery.is_lost() {
+                // Somebody else has it, or will.
+                return std::future::pending().await;
+            }
+            let copy = Envelope { returned, ..envelope.clone() };
+            let copy = self.route.lease(copy, self.clock.now(), self.leases.holder(), self.home);
+            let begun = Instant::now();
+            next = match self.leases.lease(copy).await {
+                // The broker has taken the older one back meanwhile, so this is one too many.
+                Ok(lease) if delivery.is_lost() => {
+                    lease.ack();
+                    begun
+                }
+                Ok(lease) => {
+                    tracing::debug!(task.id = %envelope.id, task.name = %envelope.name, "lease renewed");
+                    std::mem::replace(delivery, lease).ack();
+                    begun + term.renewal()
+                }
+                Err(why) => {
+                    tracing::warn!(task.id = %envelope.id, task.name = %envelope.name, why, "lease not renewed yet");
+                    Instant::now() + term.tick()
+                }
+            };
+        }
+    }
+}
