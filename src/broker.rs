@@ -38,9 +38,10 @@ const URL_VARIABLE: &str = "AMQP_URL";
 
 /// A broker: RabbitMQ, or its double inside this process. Cheap to clone; clones share connections.
 ///
-/// Towards RabbitMQ it holds at most two connections, opened when first needed: one to publish and one to consume, so
-/// that an alarm, which stops RabbitMQ from reading a publishing connection, does not hold up acknowledgements. Both
-/// are re-established for ever, until [`close`](Self::close).
+/// Towards RabbitMQ it holds at most three connections, opened when first needed: one to publish, one to consume and one
+/// to read streams. So an alarm, which stops RabbitMQ from reading a publishing connection, does not hold up
+/// acknowledgements, and trouble with a stream, for which it closes the connection, costs no tasks. All are
+/// re-established for ever, until [`close`](Self::close).
 ///
 /// ```
 /// # async fn run() -> taskhare::Result<()> {

@@ -15,6 +15,7 @@ use taskhare::Consumer;
 use taskhare::Producer;
 use taskhare::Replication;
 use taskhare::Task;
+use taskhare::TaskContext;
 use taskhare::TaskError;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -152,10 +153,7 @@ impl Task for Later {
 async fn wait(broker: &Broker, at_a_time: usize) {
     let consumer = Consumer::builder(broker)
         .handler_fn(|task: Later, ctx| async move {
-            let at = SystemTime::now().duration_since(UNIX_EPOCH)?;
-            let attempt =
-                Attempt { task: task.number, number: ctx.attempt(), at, process: std::process::id() };
-            say(&format!("attempt {attempt}"));
+            say_attempt(task.number, &ctx);
             Ok(())
         })
         .concurrency(at_a_time)
@@ -169,10 +167,7 @@ async fn wait(broker: &Broker, at_a_time: usize) {
 async fn dig(broker: &Broker, at_a_time: usize) {
     let consumer = Consumer::builder(broker)
         .handler_fn(|task: Count, ctx| async move {
-            let at = SystemTime::now().duration_since(UNIX_EPOCH)?;
-            let attempt =
-                Attempt { task: task.number, number: ctx.attempt(), at, process: std::process::id() };
-            say(&format!("attempt {attempt}"));
+            say_attempt(task.number, &ctx);
             tokio::time::sleep(LONG).await;
             let word = if ctx.is_redelivered() { "again" } else { "done" };
             say(&format!("{word} {}", task.number));
@@ -190,10 +185,7 @@ async fn dig(broker: &Broker, at_a_time: usize) {
 async fn retry(broker: &Broker, at_a_time: usize) {
     let consumer = Consumer::builder(broker)
         .handler_fn(|task: Flaky, ctx| async move {
-            let at = SystemTime::now().duration_since(UNIX_EPOCH)?;
-            let attempt =
-                Attempt { task: task.number, number: ctx.attempt(), at, process: std::process::id() };
-            say(&format!("attempt {attempt}"));
+            say_attempt(task.number, &ctx);
             if ctx.attempt() <= 3 { Err(TaskError::retry("not yet")) } else { Ok(()) }
         })
         .concurrency(at_a_time)
@@ -220,6 +212,13 @@ async fn fall_victim(broker: &Broker, at_a_time: usize) {
         .await
         .unwrap();
     consumer.run_until(parent().cancelled()).await;
+}
+
+/// Says that an attempt starts, and when.
+fn say_attempt(task: u32, ctx: &TaskContext) {
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let attempt = Attempt { task, number: ctx.attempt(), at, process: std::process::id() };
+    say(&format!("attempt {attempt}"));
 }
 
 /// One write for each line, so that a kill leaves whole lines.

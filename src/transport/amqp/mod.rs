@@ -3,7 +3,8 @@
 //! ```text
 //!   Amqp ─┬─ publisher ── confirms (a channel) ─┬─ Link "publish" ── Session ── Session ── … (amqprs' connections)
 //!         ├─ declare, depth ────────────────────┤
-//!         └─ subscription ── settle (a channel) ┴─ Link "consume" ── Session ── …
+//!         └─ subscription ── settle (a channel) ┼─ Link "consume" ── Session ── …
+//!                            … of a stream       └─ Link "read" ── Session ── …
 //! ```
 //!
 //! `session` keeps away what the client library does not survive, `connection` makes connections anew for ever,
@@ -57,6 +58,8 @@ pub struct Amqp {
     shared: Arc<Shared>,
     publishing: Arc<Link>,
     consuming: Arc<Link>,
+    /// For streams alone: RabbitMQ answers trouble with one by closing the whole connection.
+    reading: Arc<Link>,
     publisher: Publisher,
 }
 
@@ -79,8 +82,9 @@ impl Amqp {
         let shared = Arc::new(Shared::new(options));
         let publishing = Link::new("publish", shared.clone());
         let consuming = Link::new("consume", shared.clone());
+        let reading = Link::new("read", shared.clone());
         let publisher = Publisher::new(shared.clone(), publishing.clone());
-        let amqp = Self { shared, publishing, consuming, publisher };
+        let amqp = Self { shared, publishing, consuming, reading, publisher };
         amqp.publishing.connect().await?;
         Ok(amqp)
     }
@@ -135,7 +139,8 @@ impl Transport for Amqp {
     }
 
     async fn subscribe(&self, subscribe: Subscribe) -> Result<Box<dyn Subscription>> {
-        let start = Consumer::start(self.shared.clone(), self.consuming.clone(), subscribe);
+        let link = if subscribe.start.is_some() { &self.reading } else { &self.consuming };
+        let start = Consumer::start(self.shared.clone(), link.clone(), subscribe);
         Ok(Box::new(self.unless_closed(start).await?))
     }
 
@@ -180,7 +185,9 @@ impl Transport for Amqp {
         };
         let _ = timeout(Duration::from_secs(1), settled).await;
         self.shared.closed.cancel();
-        let finished = async { tokio::join!(self.publishing.finished(), self.consuming.finished()) };
+        let finished = async {
+            tokio::join!(self.publishing.finished(), self.consuming.finished(), self.reading.finished())
+        };
         let _ = timeout(Duration::from_secs(5), finished).await;
     }
 }
