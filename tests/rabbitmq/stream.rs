@@ -168,3 +168,21 @@ async fn a_reader_of_a_quiet_stream_stays_where_it_is() {
     publish_to(&lab.amqp, ["b".to_owned()]).await;
     assert_eq!(read_on(&mut reader, 1).await, [(1, "b".to_owned())]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_is_read_on_and_from_its_beginning_after_its_broker_was_killed() {
+    let broker = TestBroker::start().await.unwrap();
+    let lab = Lab::on(&broker).await;
+    lab.amqp.declare(&log()).await.unwrap();
+    let mut reader = read(&lab.amqp, Start::First, 20).await;
+    publish_to(&lab.amqp, (0..10).map(|id| id.to_string())).await;
+    let mut seen = read_on(&mut reader, 10).await;
+    // What was declared in the last instants before a kill may not be there afterwards.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    broker.kill().await.unwrap();
+    broker.start_again().await.unwrap();
+    publish_to(&lab.amqp, (10..20).map(|id| id.to_string())).await;
+    seen.extend(read_on(&mut reader, 10).await);
+    let whole = read_on(&mut read(&lab.amqp, Start::First, 20).await, 20).await;
+    assert_eq!(seen, whole);
+}
