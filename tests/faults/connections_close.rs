@@ -8,8 +8,8 @@ use crate::run::SLOW;
 use crate::worker::PREFETCH;
 use crate::worker::TASKS;
 
-/// The producer's, and the two of the consumer.
-const CONNECTIONS: usize = 3;
+/// The producer's, and the three of the consumer.
+const CONNECTIONS: usize = 4;
 
 /// Each loss of a consumer's connection gives back at most its prefetch; each loss of a producer's makes it send again
 /// what it has on its way.
