@@ -165,18 +165,19 @@ const NO_DELIVERY_LIMIT: u32 = 1_000_000;
 impl QueueDefaults {
     fn kind(self, delivery_limit: u32) -> QueueKind {
         match self.replication {
-            Replication::Quorum { group_size } => QueueKind::Quorum { group_size, delivery_limit },
+            Replication::Quorum { .. } => self.quorum(delivery_limit),
             Replication::Classic => QueueKind::Classic,
         }
     }
 
+    /// A quorum queue, whatever the others are.
+    fn quorum(self, delivery_limit: u32) -> QueueKind {
+        QueueKind::Quorum { group_size: self.replication.group_size(), delivery_limit }
+    }
+
     /// A quorum queue without a delivery limit.
     fn lasting(self) -> QueueKind {
-        let group_size = match self.replication {
-            Replication::Quorum { group_size } => group_size,
-            Replication::Classic => 1,
-        };
-        QueueKind::Quorum { group_size, delivery_limit: NO_DELIVERY_LIMIT }
+        self.quorum(NO_DELIVERY_LIMIT)
     }
 
     /// A queue for what nobody takes out but an operator: the oldest go.
@@ -194,6 +195,14 @@ impl Replication {
     /// Whether its queues count how often a message came back.
     pub(crate) fn counts_returns(self) -> bool {
         matches!(self, Self::Quorum { .. })
+    }
+
+    /// On how many nodes the queues are, and what is replicated beside classic ones.
+    fn group_size(self) -> u8 {
+        match self {
+            Self::Quorum { group_size } => group_size,
+            Self::Classic => 1,
+        }
     }
 }
 
@@ -219,14 +228,9 @@ pub(crate) fn of_queue(names: &Names, defaults: QueueDefaults, queue: &QueueName
         });
     }
     // Always one that counts: its count is what it is for.
-    let group_size = match defaults.replication {
-        Replication::Quorum { group_size } => group_size,
-        Replication::Classic => 1,
-    };
-    let kind = QueueKind::Quorum { group_size, delivery_limit: defaults.delivery_limit };
     let quarantine = Queue {
         dead_letter: Some(DeadLetter { exchange: dead, key: Some(Names::dead_key(queue)) }),
-        ..Queue::new(names.quarantine(queue), kind)
+        ..Queue::new(names.quarantine(queue), defaults.quorum(defaults.delivery_limit))
     };
     topology.bindings.extend(two_ways(&tasks, &due, &Names::quarantine_key(queue), &quarantine.name));
     topology.queues.push(quarantine);
@@ -330,12 +334,9 @@ pub(crate) fn of_outputs(names: &Names, queue: &Name, key: &Name) -> Topology {
 
 /// A stream that every process reads, and the exchange of the same name that leads to it.
 pub(crate) fn of_log(name: &Name, replication: Replication, age: Duration, bytes: u64) -> Topology {
-    let group_size = match replication {
-        Replication::Quorum { group_size } => group_size,
-        Replication::Classic => 1,
-    };
     let exchange = Exchange { name: name.clone(), kind: ExchangeKind::Fanout, alternate: None };
     let binding = Binding { exchange: name.clone(), key: name.clone(), to: Target::Queue(name.clone()) };
+    let group_size = replication.group_size();
     let stream = Queue::new(name.clone(), QueueKind::Stream { group_size, max_age: age, max_bytes: bytes });
     Topology { exchanges: vec![exchange], queues: vec![stream], bindings: vec![binding] }
 }
