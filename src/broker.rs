@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::lane::Lane;
 use crate::log::Place;
+use crate::message::LONGEST_TIME_TO_LIVE;
 use crate::name::Name;
 use crate::route::Route;
 use crate::topology;
@@ -323,8 +324,6 @@ impl BrokerBuilder {
     const DEFAULT_MAX_PAYLOAD: usize = 1024 * 1024;
     /// 15 MiB: RabbitMQ 4 takes messages up to 16 MiB (3.x: 128 MiB) and closes the channel on larger ones.
     const LARGEST_PAYLOAD: usize = 15 * 1024 * 1024;
-    /// Ten years: the longest time to live that RabbitMQ takes.
-    const LONGEST_AGE: Duration = Duration::from_millis(315_360_000_000);
 
     /// One more node to connect to, or several separated by commas: see [`Broker::connect`]. Defaults to
     /// `amqp://localhost`.
@@ -444,8 +443,8 @@ impl BrokerBuilder {
             });
         }
         let QueueDefaults { dead_letter_age: age, dead_letter_length: length, .. } = self.defaults;
-        if age < Duration::from_millis(1) || age > Self::LONGEST_AGE {
-            let reason = format!("{age:?}; it is from a millisecond to {:?}", Self::LONGEST_AGE);
+        if age < Duration::from_millis(1) || age > LONGEST_TIME_TO_LIVE {
+            let reason = format!("{age:?}; it is from a millisecond to {LONGEST_TIME_TO_LIVE:?}");
             return Err(Error::InvalidSetting { setting: "dead_letter_age", reason });
         }
         if length == 0 || i64::try_from(length).is_err() {

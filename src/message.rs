@@ -3,6 +3,9 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+/// The longest time to live that RabbitMQ takes, of a queue or a message: ten years.
+pub(crate) const LONGEST_TIME_TO_LIVE: Duration = Duration::from_millis(315_360_000_000);
+
 /// A message as the broker stores it. Always persistent.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Message {

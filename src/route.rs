@@ -6,6 +6,7 @@ use crate::envelope;
 use crate::envelope::Envelope;
 use crate::error::Error;
 use crate::lane::Lane;
+use crate::message::LONGEST_TIME_TO_LIVE;
 use crate::name::Name;
 use crate::task::TaskId;
 use crate::topology::Names;
@@ -13,9 +14,6 @@ use crate::topology::QueueName;
 use crate::topology::wheel::Passage;
 use crate::transport::Publish;
 use crate::transport::PublishError;
-
-/// The longest time to live that RabbitMQ takes: ten years.
-const LONGEST_EXPIRATION: Duration = Duration::from_millis(315_360_000_000);
 
 /// Where a task belongs that is held elsewhere for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +100,7 @@ impl Route {
     fn to(&self, key: Name, envelope: Envelope, now: Duration) -> Publish {
         let expiration = envelope.deadline.map(|deadline| deadline.saturating_sub(now));
         let mut message = envelope.seal();
-        message.expiration = expiration.filter(|expiration| *expiration <= LONGEST_EXPIRATION);
+        message.expiration = expiration.filter(|expiration| *expiration <= LONGEST_TIME_TO_LIVE);
         Publish { exchange: self.tasks.clone(), key, mandatory: true, message }
     }
 }
