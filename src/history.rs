@@ -59,10 +59,7 @@ pub(crate) fn append(header: Option<Value>, attempt: &FailedAttempt) -> Value {
 
 fn read_one(entry: &Value) -> Option<FailedAttempt> {
     let Value::Table(entry) = entry else { return None };
-    let time = |name| {
-        let value = entry.get(name)?.as_int()?;
-        u64::try_from(value).ok().map(Duration::from_millis)
-    };
+    let time = |name| entry.get(name)?.as_milliseconds();
     Some(FailedAttempt {
         number: u32::try_from(entry.get(ATTEMPT)?.as_int()?).ok()?,
         started: UNIX_EPOCH + time(STARTED)?,
@@ -73,11 +70,10 @@ fn read_one(entry: &Value) -> Option<FailedAttempt> {
 
 fn write_one(attempt: &FailedAttempt) -> Value {
     let FailedAttempt { number, started, took, error } = attempt;
-    let milliseconds = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
     let mut entry = Headers::new();
     entry.insert(ATTEMPT, i64::from(*number));
-    entry.insert(STARTED, milliseconds(started.duration_since(UNIX_EPOCH).unwrap_or_default()));
-    entry.insert(TOOK, milliseconds(*took));
+    entry.insert(STARTED, started.duration_since(UNIX_EPOCH).unwrap_or_default());
+    entry.insert(TOOK, *took);
     entry.insert(ERROR, error.as_str());
     Value::Table(entry)
 }

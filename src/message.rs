@@ -72,6 +72,18 @@ impl Value {
             _ => None,
         }
     }
+
+    /// The time or time span of so many milliseconds, if it is an integer and not negative.
+    pub fn as_milliseconds(&self) -> Option<Duration> {
+        self.as_int().and_then(|value| u64::try_from(value).ok()).map(Duration::from_millis)
+    }
+}
+
+/// In milliseconds, rounded down; at most `i64::MAX`.
+impl From<Duration> for Value {
+    fn from(value: Duration) -> Self {
+        Self::Int(i64::try_from(value.as_millis()).unwrap_or(i64::MAX))
+    }
 }
 
 impl From<i64> for Value {
@@ -102,6 +114,12 @@ impl From<String> for Value {
     fn from(value: String) -> Self {
         Self::Text(value)
     }
+}
+
+/// As headers count, but rounded up: for what must not be early.
+pub(crate) fn whole_milliseconds(time: Duration) -> Duration {
+    let beyond = time.subsec_nanos() % 1_000_000;
+    if beyond == 0 { time } else { time.saturating_add(Duration::from_nanos((1_000_000 - beyond).into())) }
 }
 
 /// A header table. Few entries, so a list in the order of insertion.
@@ -176,5 +194,31 @@ impl PartialEq for Headers {
 impl<K: Into<Cow<'static, str>>, V: Into<Value>> FromIterator<(K, V)> for Headers {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(entries: I) -> Self {
         Self(entries.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_travel_in_milliseconds() {
+        let (ms, ns) = (Duration::from_millis, Duration::from_nanos);
+        for (time, written, read, rounded_up) in [
+            (ns(0), 0, ms(0), ms(0)),
+            (ns(1), 0, ms(0), ms(1)),
+            (ns(1_000_000), 1, ms(1), ms(1)),
+            (ns(1_999_999), 1, ms(1), ms(2)),
+            (ns(999_000_001), 999, ms(999), ms(1000)),
+            (Duration::MAX, i64::MAX, ms(u64::MAX / 2), Duration::MAX),
+        ] {
+            let value = Value::from(time);
+            assert_eq!(value, Value::Int(written), "{time:?}");
+            assert_eq!(value.as_milliseconds(), Some(read), "{time:?}");
+            assert_eq!(whole_milliseconds(time), rounded_up, "{time:?}");
+        }
+        for odd in [Value::Int(-1), Value::Timestamp(1), "1".into(), Value::Null] {
+            assert_eq!(odd.as_milliseconds(), None, "{odd:?}");
+        }
     }
 }

@@ -7,6 +7,7 @@ use crate::envelope::Envelope;
 use crate::error::Error;
 use crate::lane::Lane;
 use crate::message::LONGEST_TIME_TO_LIVE;
+use crate::message::whole_milliseconds;
 use crate::name::Name;
 use crate::task::TaskId;
 use crate::topology::Names;
@@ -103,12 +104,6 @@ impl Route {
         message.expiration = expiration.filter(|expiration| *expiration <= LONGEST_TIME_TO_LIVE);
         Publish { exchange: self.tasks.clone(), key, mandatory: true, message }
     }
-}
-
-/// As headers count. Rounded up: nothing is to be early.
-fn whole_milliseconds(time: Duration) -> Duration {
-    let beyond = time.subsec_nanos() % 1_000_000;
-    if beyond == 0 { time } else { time.saturating_add(Duration::from_nanos((1_000_000 - beyond).into())) }
 }
 
 /// A failed publish in the words of tasks.

@@ -163,7 +163,7 @@ mod tests {
             let mut message = Message { id: Some(number.to_string()), ..Message::default() };
             if let Some(deadline) = deadline {
                 let deadline = begun + Duration::from_secs(arrival + deadline);
-                message.headers.insert("taskhare-deadline", i64::try_from(deadline.as_millis()).unwrap());
+                message.headers.insert("taskhare-deadline", deadline);
             }
             ready.push(Delivery::new(message, 1, Arc::new(Nowhere)), clock);
         }

@@ -21,7 +21,6 @@ use super::LONGEST_ERROR;
 use super::QUEUE;
 use super::RETURNED;
 use super::milliseconds;
-use super::to_milliseconds;
 use crate::history;
 use crate::history::FailedAttempt;
 use crate::message::Headers;
@@ -73,7 +72,7 @@ pub(crate) fn dead_letter(
     message.headers.insert(REASON, reason.as_str());
     message.headers.insert(ERROR, history::excerpt(error, LONGEST_ERROR));
     message.headers.insert(QUEUE, queue);
-    message.headers.insert(DEAD_AT, to_milliseconds(now));
+    message.headers.insert(DEAD_AT, now);
     message
 }
 

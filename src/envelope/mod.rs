@@ -172,7 +172,7 @@ pub(crate) fn turn(message: &Message) -> Option<Duration> {
 /// Writes the turn on a message, in whole milliseconds.
 #[cfg(feature = "limits")]
 pub(crate) fn set_turn(message: &mut Message, turn: Duration) {
-    message.headers.insert(TURN, to_milliseconds(turn));
+    message.headers.insert(TURN, turn);
 }
 
 /// How often a task came back without an end before this message, read without opening it. A lease that nobody held any
@@ -199,8 +199,8 @@ pub(crate) fn lease(message: &Message) -> Option<u64> {
 impl Envelope {
     pub(crate) fn seal(self) -> Message {
         let mut headers = Headers::new();
-        if self.id.time().map(to_milliseconds) != Some(to_milliseconds(self.enqueued_at)) {
-            headers.insert(ENQUEUED_AT, to_milliseconds(self.enqueued_at));
+        if self.id.time().as_ref().map(Duration::as_millis) != Some(self.enqueued_at.as_millis()) {
+            headers.insert(ENQUEUED_AT, self.enqueued_at);
         }
         if self.attempt > 1 {
             headers.insert(ATTEMPT, i64::from(self.attempt));
@@ -215,7 +215,7 @@ impl Envelope {
             [(DUE, self.due), (HOLD, self.hold), (DEADLINE, self.deadline), (RUN_TIMEOUT, self.run_timeout)]
         {
             if let Some(time) = time {
-                headers.insert(name, to_milliseconds(time));
+                headers.insert(name, time);
             }
         }
         if self.revision > 0 {
@@ -338,7 +338,7 @@ impl Envelope {
     /// The same task for its next attempt.
     pub(crate) fn retry(mut self, due: Duration, error: &str) -> Self {
         if self.attempt == 1 && self.due.is_some() {
-            self.rest.insert(FIRST_DUE, to_milliseconds(self.first_due()));
+            self.rest.insert(FIRST_DUE, self.first_due());
         }
         self.rest.remove(TURN);
         self.attempt = self.attempt.saturating_add(1);
@@ -350,7 +350,7 @@ impl Envelope {
 
     /// The same attempt, not to be started before `due`.
     pub(crate) fn defer(&mut self, due: Duration) {
-        self.rest.insert(FIRST_DUE, to_milliseconds(self.first_due()));
+        self.rest.insert(FIRST_DUE, self.first_due());
         (self.due, self.hold) = (Some(due), None);
     }
 
@@ -394,11 +394,7 @@ fn positive(value: &Value) -> Option<u32> {
 }
 
 fn milliseconds(headers: &Headers, name: &str) -> Option<Duration> {
-    headers.get(name)?.as_int().and_then(|value| u64::try_from(value).ok()).map(Duration::from_millis)
-}
-
-fn to_milliseconds(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+    headers.get(name)?.as_milliseconds()
 }
 
 #[cfg(test)]

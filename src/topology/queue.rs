@@ -123,7 +123,7 @@ impl Queue {
                 arguments.insert("x-queue-type", "quorum");
                 arguments.insert("x-quorum-initial-group-size", i64::from(group_size));
                 arguments.insert("x-delivery-limit", i64::from(delivery_limit));
-                arguments.insert("x-consumer-disconnected-timeout", milliseconds(DISCONNECTED_TIMEOUT));
+                arguments.insert("x-consumer-disconnected-timeout", DISCONNECTED_TIMEOUT);
                 // At-least-once needs reject-publish: with the default overflow the broker silently falls back to
                 // at-most-once, which loses messages when a node crashes.
                 arguments.insert("x-overflow", self.overflow.as_str());
@@ -133,7 +133,7 @@ impl Queue {
                     arguments.insert("x-dead-letter-strategy", strategy);
                 }
                 if let Some(timeout) = self.consumer_timeout {
-                    arguments.insert("x-consumer-timeout", milliseconds(timeout));
+                    arguments.insert("x-consumer-timeout", timeout);
                 }
             }
             QueueKind::Classic => {
@@ -160,23 +160,19 @@ impl Queue {
             }
         }
         if let Some(ttl) = self.message_ttl {
-            arguments.insert("x-message-ttl", milliseconds(ttl));
+            arguments.insert("x-message-ttl", ttl);
         }
         if let Some(length) = self.max_length {
             arguments.insert("x-max-length", i64::try_from(length).unwrap_or(i64::MAX));
         }
         if let Some(expires) = self.expires {
-            arguments.insert("x-expires", milliseconds(expires));
+            arguments.insert("x-expires", expires);
         }
         if self.single_active_consumer {
             arguments.insert("x-single-active-consumer", true);
         }
         arguments
     }
-}
-
-fn milliseconds(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

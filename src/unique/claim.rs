@@ -44,8 +44,8 @@ impl Record {
             What::Released => message.kind = Some(RELEASED.into()),
             What::Claimed { at, until, replace } => {
                 message.kind = Some(CLAIMED.into());
-                message.headers.insert(AT, milliseconds(at));
-                message.headers.insert(UNTIL, milliseconds(until));
+                message.headers.insert(AT, at);
+                message.headers.insert(UNTIL, until);
                 if replace {
                     message.headers.insert(REPLACE, true);
                 }
@@ -56,10 +56,7 @@ impl Record {
 
     /// `None` if the message is something else: a marker, or of a later release.
     pub(crate) fn open(message: &Message) -> Option<Self> {
-        let time = |name| {
-            let time = message.headers.get(name)?.as_int()?;
-            Some(Duration::from_millis(u64::try_from(time).ok()?))
-        };
+        let time = |name| message.headers.get(name)?.as_milliseconds();
         let what = match message.kind.as_deref()? {
             RELEASED => What::Released,
             CLAIMED => What::Claimed {
@@ -72,10 +69,6 @@ impl Record {
         let id = message.id.as_deref()?.parse().ok()?;
         Some(Self { id, key: message.headers.get(UNIQUE)?.as_text()?.to_owned(), what })
     }
-}
-
-fn milliseconds(time: Duration) -> i64 {
-    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

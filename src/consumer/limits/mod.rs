@@ -25,6 +25,7 @@ use crate::envelope;
 use crate::error::Error;
 use crate::error::Result;
 use crate::message::Message;
+use crate::message::whole_milliseconds;
 use crate::outcome::Outcome;
 
 pub use breaker::CircuitBreaker;
@@ -91,7 +92,7 @@ impl Gate for Limiting {
             Refused::Open(until) => (until.saturating_sub(tick), "circuit breaker"),
             Refused::TooFast(turn) => {
                 let wait = turn.saturating_sub(tick);
-                envelope::set_turn(message, in_milliseconds(now + wait));
+                envelope::set_turn(message, whole_milliseconds(now + wait));
                 (wait, "rate limit")
             }
         };
@@ -106,13 +107,8 @@ impl Gate for Limiting {
 /// then it expires.
 fn ask_again(now: Duration, wait: Duration, deadline: Option<Duration>) -> Duration {
     let unseen = if wait > UNSEEN { UNSEEN.max(wait / 2) } else { wait };
-    let until = in_milliseconds(now + unseen);
+    let until = whole_milliseconds(now + unseen);
     deadline.map_or(until, |deadline| until.min(deadline))
-}
-
-/// Rounded up, as what travels in headers: nobody is to ask too early.
-fn in_milliseconds(time: Duration) -> Duration {
-    Duration::from_millis(u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX))
 }
 
 /// The tasks of one type.

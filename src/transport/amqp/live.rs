@@ -270,7 +270,7 @@ fn consume_arguments(subscribe: &Subscribe, offset: Option<Value>) -> BasicConsu
         table.insert(STREAM_OFFSET, offset);
     }
     if let Some(timeout) = subscribe.consumer_timeout {
-        table.insert("x-consumer-timeout", i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX));
+        table.insert("x-consumer-timeout", timeout);
     }
     let mut arguments = BasicConsumeArguments::new(subscribe.queue.as_str(), &tag);
     arguments.arguments(properties::table(&table));
