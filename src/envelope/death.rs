@@ -76,6 +76,13 @@ pub(crate) fn dead_letter(
     message
 }
 
+/// When a message last left a queue because its time there was over, by the broker's clock, to the second.
+pub(crate) fn expired_at(message: &Message) -> Option<Duration> {
+    let is_expired = |death: &&Headers| death.get("reason").and_then(Value::as_text) == Some("expired");
+    // RabbitMQ 3.10 does not keep them in order.
+    deaths(&message.headers).filter(is_expired).filter_map(time).max()
+}
+
 /// Removes what [`dead_letter`] added, and what is remembered of earlier attempts.
 pub(super) fn forget(headers: &mut Headers) {
     for name in [REASON, ERROR, HISTORY, QUEUE, DEAD_AT] {
@@ -96,19 +103,30 @@ fn by_broker(headers: &Headers) -> Option<DeadReason> {
 }
 
 fn time_by_broker(headers: &Headers) -> Option<Duration> {
-    match newest(headers)?.get("time")? {
-        Value::Timestamp(seconds) => Some(Duration::from_secs(*seconds)),
-        _ => None,
-    }
+    time(newest(headers)?)
 }
 
 /// The newest entry of `x-death`.
 fn newest(headers: &Headers) -> Option<&Headers> {
-    match headers.get("x-death")? {
-        Value::List(deaths) => match deaths.first()? {
-            Value::Table(death) => Some(death),
-            _ => None,
-        },
+    deaths(headers).next()
+}
+
+/// The entries of `x-death`, one for each queue and reason.
+fn deaths(headers: &Headers) -> impl Iterator<Item = &Headers> {
+    let deaths = match headers.get("x-death") {
+        Some(Value::List(deaths)) => deaths.as_slice(),
+        _ => &[],
+    };
+    deaths.iter().filter_map(|death| match death {
+        Value::Table(death) => Some(death),
+        _ => None,
+    })
+}
+
+/// When a death was, to the second.
+fn time(death: &Headers) -> Option<Duration> {
+    match death.get("time")? {
+        Value::Timestamp(seconds) => Some(Duration::from_secs(*seconds)),
         _ => None,
     }
 }

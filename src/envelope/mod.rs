@@ -51,6 +51,7 @@ use crate::task::TaskId;
 
 pub(crate) use death::Death;
 pub(crate) use death::dead_letter;
+pub(crate) use death::expired_at;
 
 /// With the version. Most tasks have no header at all: a table, even of one entry, costs both ends more than all of the
 /// properties.
@@ -136,21 +137,6 @@ pub(crate) struct Foreign {
 pub(crate) fn due(message: &Message) -> Option<(Duration, Option<Duration>)> {
     let due = milliseconds(&message.headers, DUE)?;
     Some((due, milliseconds(&message.headers, HOLD)))
-}
-
-/// When a message last left a queue because its time there was over, by the broker's clock, to the second.
-pub(crate) fn expired_at(message: &Message) -> Option<Duration> {
-    let Value::List(deaths) = message.headers.get("x-death")? else { return None };
-    // RabbitMQ 3.10 does not keep them in order.
-    let times = deaths.iter().filter_map(|death| match death {
-        Value::Table(death) if death.get("reason")?.as_text() == Some("expired") => death.get("time"),
-        _ => None,
-    });
-    let seconds = times.filter_map(|time| match time {
-        Value::Timestamp(seconds) => Some(*seconds),
-        _ => None,
-    });
-    seconds.max().map(Duration::from_secs)
 }
 
 /// Writes on a message for which queue it is, for whoever finds it where its key does not tell.
