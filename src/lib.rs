@@ -76,6 +76,7 @@ mod error;
 mod handler;
 mod history;
 mod lane;
+mod lock;
 mod log;
 mod message;
 mod name;

@@ -8,8 +8,6 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -25,6 +23,7 @@ use super::receipt::Report;
 use super::receipt::ShutdownEntry;
 use super::term::Term;
 use crate::error::Error;
+use crate::lock::Lock;
 use crate::transport::Delivery;
 use crate::transport::Settle;
 use crate::transport::Settlement;
@@ -166,8 +165,8 @@ async fn attend(
 /// What would have gone back to the broker, and what is to be acknowledged.
 #[derive(Default)]
 struct Caught {
-    kept: Mutex<Vec<Delivery>>,
-    done: Mutex<Vec<Delivery>>,
+    kept: Lock<Vec<Delivery>>,
+    done: Lock<Vec<Delivery>>,
     /// Something is done.
     acked: Notify,
 }
@@ -178,42 +177,38 @@ impl Caught {
     fn catching(caught: &Arc<Self>, delivery: Delivery) -> Delivery {
         let Delivery { redelivered, returned, arrived, .. } = delivery;
         let message = delivery.message.clone();
-        let net = Net { delivery: Mutex::new(Some(delivery)), caught: caught.clone() };
+        let net = Net { delivery: Lock::new(Some(delivery)), caught: caught.clone() };
         let mut copy = Delivery::new(message, 0, Arc::new(net));
         (copy.redelivered, copy.returned, copy.arrived) = (redelivered, returned, arrived);
         copy
     }
 
     fn keep(&self, delivery: Delivery) {
-        lock(&self.kept).push(delivery);
+        self.kept.lock().push(delivery);
     }
 
     fn take(&self) -> Vec<Delivery> {
-        std::mem::take(&mut *lock(&self.kept))
+        std::mem::take(&mut *self.kept.lock())
     }
 
     /// Acknowledges what is done.
     fn let_go(&self) {
-        std::mem::take(&mut *lock(&self.done)).into_iter().for_each(Delivery::ack);
+        std::mem::take(&mut *self.done.lock()).into_iter().for_each(Delivery::ack);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect("nothing panics while holding this lock")
 }
 
 /// Under one delivery.
 struct Net {
-    delivery: Mutex<Option<Delivery>>,
+    delivery: Lock<Option<Delivery>>,
     caught: Arc<Caught>,
 }
 
 impl Settle for Net {
     fn settle(&self, _: u64, settlement: Settlement) {
-        let Some(delivery) = lock(&self.delivery).take() else { return };
+        let Some(delivery) = self.delivery.lock().take() else { return };
         match settlement {
             Settlement::Ack => {
-                lock(&self.caught.done).push(delivery);
+                self.caught.done.lock().push(delivery);
                 self.caught.acked.notify_one();
             }
             Settlement::Reject => delivery.reject(),
@@ -222,7 +217,7 @@ impl Settle for Net {
     }
 
     fn is_lost(&self) -> bool {
-        let delivery = lock(&self.delivery);
+        let delivery = self.delivery.lock();
         delivery.as_ref().is_some_and(Delivery::is_lost)
     }
 }
