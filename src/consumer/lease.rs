@@ -29,7 +29,6 @@ use crate::topology;
 use crate::transport::Delivery;
 use crate::transport::Publish;
 use crate::transport::PublishError;
-use crate::transport::Settle;
 use crate::transport::Settlement;
 use crate::transport::Subscribe;
 use crate::transport::Subscription;
@@ -103,7 +102,7 @@ impl LeaseQueue {
         }
         let arrived = tokio::time::timeout(patience.min(topology::UNHELD_LEASE), &mut expected.arrival).await;
         match arrived {
-            Ok(Ok(delivery)) => Ok(Homebound::catching(&self.desk, delivery)),
+            Ok(Ok(delivery)) => Ok(Desk::hold(&self.desk, delivery)),
             _ => Err("it was published, and was not received in time".to_owned()),
         }
     }
@@ -198,6 +197,24 @@ impl Desk {
         }
     }
 
+    /// Holds a lease. Given back it goes home, and not into the queue of this consumer again; that does not count as
+    /// coming back without an end.
+    fn hold(desk: &Arc<Self>, mut delivery: Delivery) -> Delivery {
+        desk.state.lock().held += 1;
+        // The attempt has its own.
+        delivery.message = Message::default();
+        let desk = desk.clone();
+        delivery.intercepted(move |delivery, settlement| {
+            let mut state = desk.state.lock();
+            state.held -= 1;
+            state.is_unclear |= settlement != Settlement::Ack || delivery.is_lost();
+            match settlement {
+                Settlement::Ack => delivery.ack(),
+                Settlement::Requeue | Settlement::Reject => delivery.reject(),
+            }
+        })
+    }
+
     async fn has_no_strays(&self) {
         while self.state.lock().strays > 0 {
             self.cleared.notified().await;
@@ -228,40 +245,6 @@ impl Drop for Expected {
             // It came, and nobody wants it any more.
             delivery.ack();
         }
-    }
-}
-
-/// Under a lease that is held. Given back it goes home, and not into the queue of this consumer again; that does not
-/// count as coming back without an end.
-struct Homebound {
-    delivery: Lock<Option<Delivery>>,
-    desk: Arc<Desk>,
-}
-
-impl Homebound {
-    fn catching(desk: &Arc<Desk>, mut delivery: Delivery) -> Delivery {
-        desk.state.lock().held += 1;
-        // The attempt has its own.
-        delivery.message = Message::default();
-        let home = Self { delivery: Lock::new(Some(delivery)), desk: desk.clone() };
-        Delivery::new(Message::default(), 0, Arc::new(home))
-    }
-}
-
-impl Settle for Homebound {
-    fn settle(&self, _: u64, settlement: Settlement) {
-        let Some(delivery) = self.delivery.lock().take() else { return };
-        let mut state = self.desk.state.lock();
-        state.held -= 1;
-        state.is_unclear |= settlement != Settlement::Ack || delivery.is_lost();
-        match settlement {
-            Settlement::Ack => delivery.ack(),
-            Settlement::Requeue | Settlement::Reject => delivery.reject(),
-        }
-    }
-
-    fn is_lost(&self) -> bool {
-        self.delivery.lock().as_ref().is_some_and(Delivery::is_lost)
     }
 }
 

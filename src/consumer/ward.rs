@@ -25,7 +25,6 @@ use super::term::Term;
 use crate::error::Error;
 use crate::lock::Lock;
 use crate::transport::Delivery;
-use crate::transport::Settle;
 use crate::transport::Settlement;
 use crate::transport::Subscribe;
 use crate::transport::Subscription;
@@ -175,12 +174,15 @@ impl Caught {
     /// The same delivery, except that requeued or dropped it is kept instead, as it came, and acked it waits for
     /// [`let_go`](Self::let_go).
     fn catching(caught: &Arc<Self>, delivery: Delivery) -> Delivery {
-        let Delivery { redelivered, returned, arrived, .. } = delivery;
-        let message = delivery.message.clone();
-        let net = Net { delivery: Lock::new(Some(delivery)), caught: caught.clone() };
-        let mut copy = Delivery::new(message, 0, Arc::new(net));
-        (copy.redelivered, copy.returned, copy.arrived) = (redelivered, returned, arrived);
-        copy
+        let caught = caught.clone();
+        delivery.intercepted(move |delivery, settlement| match settlement {
+            Settlement::Ack => {
+                caught.done.lock().push(delivery);
+                caught.acked.notify_one();
+            }
+            Settlement::Reject => delivery.reject(),
+            Settlement::Requeue => caught.keep(delivery),
+        })
     }
 
     fn keep(&self, delivery: Delivery) {
@@ -194,30 +196,5 @@ impl Caught {
     /// Acknowledges what is done.
     fn let_go(&self) {
         std::mem::take(&mut *self.done.lock()).into_iter().for_each(Delivery::ack);
-    }
-}
-
-/// Under one delivery.
-struct Net {
-    delivery: Lock<Option<Delivery>>,
-    caught: Arc<Caught>,
-}
-
-impl Settle for Net {
-    fn settle(&self, _: u64, settlement: Settlement) {
-        let Some(delivery) = self.delivery.lock().take() else { return };
-        match settlement {
-            Settlement::Ack => {
-                self.caught.done.lock().push(delivery);
-                self.caught.acked.notify_one();
-            }
-            Settlement::Reject => delivery.reject(),
-            Settlement::Requeue => self.caught.keep(delivery),
-        }
-    }
-
-    fn is_lost(&self) -> bool {
-        let delivery = self.delivery.lock();
-        delivery.as_ref().is_some_and(Delivery::is_lost)
     }
 }

@@ -44,6 +44,7 @@
 
 pub mod amqp;
 pub mod in_process;
+mod intercept;
 
 use std::fmt;
 use std::sync::Arc;
