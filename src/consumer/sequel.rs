@@ -40,8 +40,6 @@ pub(super) struct Sequel {
     dead: Name,
     outputs: Name,
     hook: Option<Hook>,
-    /// Whether the lanes count returns.
-    counts: bool,
 }
 
 impl Sequel {
@@ -52,7 +50,6 @@ impl Sequel {
             route: broker.route(queue.clone()),
             dead: names.dead(),
             outputs: names.outputs(),
-            counts: broker.counts_returns(),
             broker: broker.clone(),
             queue,
             hook,
@@ -86,7 +83,8 @@ impl Sequel {
                 }
                 // The broker counts from 0 again.
                 let Delivery { redelivered, returned, .. } = delivery;
-                envelope.returned = came_back(self.counts, redelivered, returned, envelope.returned);
+                let counts = self.broker.counts_returns();
+                envelope.returned = came_back(counts, redelivered, returned, envelope.returned);
                 let mut next = self.route.publish(envelope, self.broker.clock().now());
                 if was_delivered {
                     envelope::set_lease(&mut next.message, 0);
