@@ -1,5 +1,5 @@
-//! [`Limits`] of an attempt, and [`Running`], those that can be cancelled: its token is cancelled at its deadline, at its
-//! timeout or when somebody asks for it; after the grace period its handler is dropped, wherever it waits.
+//! [`Limits`] of an attempt, and [`Running`], those that can be cancelled: its token is cancelled at its deadline, at
+//! its timeout or when somebody asks for it; after the grace period its handler is dropped, wherever it waits.
 //!
 //! A handler that is done at its first poll meets none of this and pays nothing for it.
 

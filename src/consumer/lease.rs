@@ -2,9 +2,9 @@
 //!
 //! RabbitMQ takes back what has been unacknowledged for too long (the consumer timeout), together with all else on that
 //! channel. So a running task is published once more before that, to a queue that only this consumer reads, is received
-//! from there, and then the older delivery is acknowledged: whatever dies between two of these steps, the task is on the
-//! broker at least once. What is unacknowledged does not expire. Should this process die, it is unheld, long past the
-//! queue's time to live, and so at once on its way home: to its lane, or to quarantine.
+//! from there, and then the older delivery is acknowledged: whatever dies between two of these steps, the task is on
+//! the broker at least once. What is unacknowledged does not expire. Should this process die, it is unheld, long past
+//! the queue's time to live, and so at once on its way home: to its lane, or to quarantine.
 //!
 //! A process that dies after the copy and before the acknowledgement leaves both: then the task runs twice more.
 

@@ -72,8 +72,8 @@ impl Sequel {
         Outcome::Retried
     }
 
-    /// Publishes what came too early or has waited here for long once more: as it is, or due at another time, since the Unix
-    /// epoch.
+    /// Publishes what came too early or has waited here for long once more: as it is, or due at another time, since the
+    /// Unix epoch.
     pub(super) async fn put_back(&self, mut delivery: Delivery, until: Option<Duration>) {
         let was_delivered = delivery.redelivered || envelope::lease(&delivery.message).is_some();
         match Envelope::open(std::mem::take(&mut delivery.message)) {
@@ -196,7 +196,8 @@ impl Sequel {
     }
 
     /// Publishes what follows a message, and acknowledges it once that is confirmed: a crash in between repeats the
-    /// task and never loses it. While the broker cannot take it the message stays ours, unsettled. Whether it was confirmed.
+    /// task and never loses it. While the broker cannot take it the message stays ours, unsettled. Whether it was
+    /// confirmed.
     pub(super) async fn replace(&self, delivery: Delivery, next: &Publish) -> bool {
         let mut pause = Duration::from_millis(100);
         loop {

@@ -3,8 +3,8 @@
 //! A process that dies gives back all that it held: the task that killed it, those that ran beside it, and those that
 //! had not started. Brokers count that differently: quorum queues count returns (3.10 to 4.2 all, 4.3 only those by a
 //! rejection or a closed channel, which the death of a process is), classic queues say only whether there was one. So
-//! who came back twice is under suspicion, and is started apart from all others. There each return is a start that never
-//! ended, whatever the broker.
+//! who came back twice is under suspicion, and is started apart from all others. There each return is a start that
+//! never ended, whatever the broker.
 
 /// The least number of starts: two among others, and one alone.
 pub(super) const LEAST_CRASH_LIMIT: u32 = 3;

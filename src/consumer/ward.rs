@@ -1,10 +1,10 @@
 //! [`Ward`]: where tasks in quarantine are started, one at a time for each consumer, so that the next death of the
 //! process tells which of them it is.
 //!
-//! Only what runs is unacknowledged here. So what the broker counts is starts that never ended, as long as whatever else
-//! gives a task back (a shutdown) does not count: that is published anew. A task that takes long is held elsewhere after
-//! a while (see [`super::lease`]), and the broker would deliver the next one into the place that is free then; so the
-//! ward closes meanwhile.
+//! Only what runs is unacknowledged here. So what the broker counts is starts that never ended, as long as whatever
+//! else gives a task back (a shutdown) does not count: that is published anew. A task that takes long is held elsewhere
+//! after a while (see [`super::lease`]), and the broker would deliver the next one into the place that is free then; so
+//! the ward closes meanwhile.
 
 use std::pin::pin;
 use std::sync::Arc;

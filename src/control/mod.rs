@@ -1,7 +1,7 @@
 //! [`Control`]: decisions about tasks that are already on the broker, read by every consumer before it starts one.
 //!
-//! Nobody can take a message out of the middle of a queue. So a cancellation is a fact that is told to all: on the stream
-//! `{ns}.control`, which each consumer reads from its beginning before it starts anything, and then follows.
+//! Nobody can take a message out of the middle of a queue. So a cancellation is a fact that is told to all: on the
+//! stream `{ns}.control`, which each consumer reads from its beginning before it starts anything, and then follows.
 
 mod fact;
 mod facts;

@@ -101,8 +101,8 @@ impl Gate for Limiting {
     }
 }
 
-/// When a task asks again that is to wait so long, in whole milliseconds since the Unix epoch: not after its deadline, for
-/// then it expires.
+/// When a task asks again that is to wait so long, in whole milliseconds since the Unix epoch: not after its deadline,
+/// for then it expires.
 fn ask_again(now: Duration, wait: Duration, deadline: Option<Duration>) -> Duration {
     let unseen = if wait > UNSEEN { UNSEEN.max(wait / 2) } else { wait };
     let until = in_milliseconds(now + unseen);

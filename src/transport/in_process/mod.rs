@@ -11,8 +11,8 @@
 //! ```
 //!
 //! Where it is simpler than RabbitMQ: a message whose time to live is zero is never delivered; a full queue is exactly
-//! full; a dead letter that no target takes is tried again at each change instead of every three minutes; a stream loses
-//! what is too old or too much at once, and counts bodies only.
+//! full; a dead letter that no target takes is tried again at each change instead of every three minutes; a stream
+//! loses what is too old or too much at once, and counts bodies only.
 
 mod conflict;
 mod death;
