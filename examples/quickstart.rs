@@ -50,8 +50,9 @@ async fn main() -> taskhare::Result<()> {
     let consumer = Consumer::builder(&broker).handler(Resizer).start().await?;
     let producer = Producer::builder(&broker).build().await?;
 
+    // Ok: the broker has it, durably.
     let task =
-        producer.enqueue(Resize { image: "hare.png".into(), width: 640 }).priority(Priority::Urgent).await?; // Ok: the broker has it, durably
+        producer.enqueue(Resize { image: "hare.png".into(), width: 640 }).priority(Priority::Urgent).await?;
     let output = task.output().await?;
     println!("done: {output}");
     assert_eq!(output, "hare.png@640");

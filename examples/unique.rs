@@ -1,5 +1,5 @@
-//! Of all tasks with the same key one at a time waits or runs: refused, merged or replaced. And a task that waits can be
-//! cancelled, or rescheduled.
+//! Of all tasks with the same key one at a time waits or runs: refused, merged or replaced. And a task that waits can
+//! be cancelled, or rescheduled.
 //!
 //! ```text
 //! cargo run --example unique                                  # no server needed

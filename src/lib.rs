@@ -1,9 +1,9 @@
 //! Background tasks for Rust services on RabbitMQ: enqueue, run, retry.
 //!
-//! A [`Task`] is a payload with a name. A [`Producer`] enqueues it, and when that returns `Ok` the broker has it, durably.
-//! A [`Consumer`] runs it with your [`TaskHandler`], at least once, whatever dies in between: a message is acknowledged
-//! only after what follows it (an output, the next attempt, a dead letter) is safe. A [`Broker`] is the handle to
-//! RabbitMQ, or to its double inside this process.
+//! A [`Task`] is a payload with a name. A [`Producer`] enqueues it, and when that returns `Ok` the broker has it,
+//! durably. A [`Consumer`] runs it with your [`TaskHandler`], at least once, whatever dies in between: a message is
+//! acknowledged only after what follows it (an output, the next attempt, a dead letter) is safe. A [`Broker`] is the
+//! handle to RabbitMQ, or to its double inside this process.
 //!
 //! ```
 //! use taskhare::{Broker, Consumer, Producer, Task};
@@ -38,15 +38,16 @@
 //! # When it fails
 //!
 //! In a handler, `?` on any error means: try again, by the [`RetryPolicy`]. [`TaskError::reject`] gives up,
-//! [`TaskError::retry_after`] says when. What has failed for good, cannot be decoded or has no handler is in the queue's
-//! dead letters, with the [`DeadReason`] and the error. A crash can run a task twice; [`TaskContext::id`] stays the same.
+//! [`TaskError::retry_after`] says when. What has failed for good, cannot be decoded or has no handler is in the
+//! queue's dead letters, with the [`DeadReason`] and the error. A crash can run a task twice; [`TaskContext::id`] stays
+//! the same.
 //!
 //! # When it takes too long
 //!
-//! A task with a [`deadline`](Enqueue::deadline) never starts after it: enqueuing refuses it, the broker takes it out of
-//! its queue, the consumer does not start it, and no retry is planned beyond it. What runs at its deadline, or for longer
-//! than its [`run_timeout`](ConsumerBuilder::run_timeout), is told by [`TaskContext::cancellation`], and dropped after a
-//! grace period. Each such end is a dead letter with its reason, or a failed attempt.
+//! A task with a [`deadline`](Enqueue::deadline) never starts after it: enqueuing refuses it, the broker takes it out
+//! of its queue, the consumer does not start it, and no retry is planned beyond it. What runs at its deadline, or for
+//! longer than its [`run_timeout`](ConsumerBuilder::run_timeout), is told by [`TaskContext::cancellation`], and dropped
+//! after a grace period. Each such end is a dead letter with its reason, or a failed attempt.
 //!
 //! # Testing handlers
 //!
@@ -76,6 +77,7 @@ mod error;
 mod handler;
 mod history;
 mod lane;
+mod lock;
 mod log;
 mod message;
 mod name;

@@ -6,8 +6,6 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -15,6 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::lock::Lock;
 use crate::message::Message;
 use crate::name::Name;
 use crate::task::TaskId;
@@ -48,7 +47,7 @@ pub(crate) struct Place {
 }
 
 /// Who waits to read back what it appended, by correlation id.
-struct Waiting<R>(Mutex<HashMap<String, oneshot::Sender<R>>>);
+type Waiting<R> = Lock<HashMap<String, oneshot::Sender<R>>>;
 
 impl Place {
     /// Appends without reading: `Ok` when it is stored on a majority.
@@ -76,13 +75,13 @@ impl<R: Send + 'static> Log<R> {
             ..Subscribe::new(place.stream.clone(), PREFETCH, format!("reads {}", place.stream))
         };
         let mut subscription = place.transport.subscribe(subscribe).await?;
-        let waiting = Arc::new(Waiting(Mutex::default()));
+        let waiting = Arc::new(Waiting::default());
         let answer = waiting.clone();
         let reader = tokio::spawn(async move {
             while let Some(delivery) = subscription.next().await {
                 let read = read(&delivery.message);
                 if let Some(waiter) =
-                    delivery.message.correlation_id.as_deref().and_then(|id| answer.take(id))
+                    delivery.message.correlation_id.as_deref().and_then(|id| answer.lock().remove(id))
                 {
                     // Whoever appended it may not want to know any more.
                     let _ = waiter.send(read);
@@ -107,21 +106,11 @@ impl<R: Send + 'static> Log<R> {
             read.await.map_err(|_| Error::Closed)
         };
         let result = tokio::time::timeout(limit, both).await;
-        self.waiting.take(&id);
+        self.waiting.lock().remove(&id);
         result.unwrap_or_else(|_| {
             let action = format!("read stream '{}' up to what was just appended", self.place.stream);
             Err(Error::Timeout { action, waited: limit })
         })
-    }
-}
-
-impl<R> Waiting<R> {
-    fn take(&self, id: &str) -> Option<oneshot::Sender<R>> {
-        self.lock().remove(id)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, oneshot::Sender<R>>> {
-        self.0.lock().expect("nothing panics while holding this lock")
     }
 }
 

@@ -72,8 +72,8 @@ impl RetryPolicy {
         Self::new(Backoff::Fixed(wait), Self::DEFAULT_ATTEMPTS)
     }
 
-    /// Waits what `wait` says, given the number of the attempt that failed (1 is the first); `None`: not again. As often
-    /// as it says, unless [`max_attempts`](Self::max_attempts) is set as well. It must not block, nor panic.
+    /// Waits what `wait` says, given the number of the attempt that failed (1 is the first); `None`: not again. As
+    /// often as it says, unless [`max_attempts`](Self::max_attempts) is set as well. It must not block, nor panic.
     ///
     /// It cannot travel, so not at [`Enqueue::retry`](crate::Enqueue::retry).
     #[must_use]

@@ -1,5 +1,5 @@
-//! [`Limits`] of an attempt, and [`Running`], those that can be cancelled: its token is cancelled at its deadline, at its
-//! timeout or when somebody asks for it; after the grace period its handler is dropped, wherever it waits.
+//! [`Limits`] of an attempt, and [`Running`], those that can be cancelled: its token is cancelled at its deadline, at
+//! its timeout or when somebody asks for it; after the grace period its handler is dropped, wherever it waits.
 //!
 //! A handler that is done at its first poll meets none of this and pays nothing for it.
 
@@ -10,8 +10,6 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -25,6 +23,7 @@ use crate::control::Decisions;
 use crate::control::Verdict;
 use crate::handler::CancelReason;
 use crate::handler::TaskContext;
+use crate::lock::Lock;
 use crate::task::TaskId;
 
 /// How long an attempt may run, beside its deadline.
@@ -37,7 +36,7 @@ pub(super) struct Limits {
 /// The attempts of a consumer that wait for something, and who may be one.
 #[derive(Debug)]
 pub(super) struct Running {
-    entries: Mutex<Entries>,
+    entries: Lock<Entries>,
     decisions: Arc<Decisions>,
     grace: Duration,
 }
@@ -52,7 +51,7 @@ struct Entries {
 impl Running {
     /// `grace` is how long an attempt may go on after its token is cancelled.
     pub(super) fn new(grace: Duration, decisions: Arc<Decisions>) -> Self {
-        Self { entries: Mutex::default(), decisions, grace }
+        Self { entries: Lock::default(), decisions, grace }
     }
 
     /// Whether this copy of a task may start.
@@ -95,7 +94,7 @@ impl Running {
 
     /// Cancels the attempts of a task; whether there are any.
     pub(super) fn cancel(&self, id: TaskId, reason: CancelReason) -> bool {
-        let mut entries = self.lock();
+        let mut entries = self.entries.lock();
         let keys: Vec<_> = entries.attempts.range((id, 0)..=(id, u64::MAX)).map(|(key, _)| *key).collect();
         for key in &keys {
             if let Some(attempt) = entries.attempts.remove(key) {
@@ -137,15 +136,11 @@ impl Running {
 
     fn enter(&self, id: TaskId) -> (Entry<'_>, oneshot::Receiver<CancelReason>) {
         let (cancel, requested) = oneshot::channel();
-        let mut entries = self.lock();
+        let mut entries = self.entries.lock();
         let key = (id, entries.next);
         entries.next += 1;
         entries.attempts.insert(key, cancel);
         (Entry { running: self, key }, requested)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Entries> {
-        self.entries.lock().expect("nothing panics while holding this lock")
     }
 }
 
@@ -157,7 +152,7 @@ struct Entry<'a> {
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
-        self.running.lock().attempts.remove(&self.key);
+        self.running.entries.lock().attempts.remove(&self.key);
     }
 }
 
@@ -225,6 +220,6 @@ mod tests {
         drop(first);
         assert!(running.cancel(id, CancelReason::Requested), "the other still runs");
         drop(second);
-        assert!(running.lock().attempts.is_empty());
+        assert!(running.entries.lock().attempts.is_empty());
     }
 }

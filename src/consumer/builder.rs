@@ -215,22 +215,23 @@ impl ConsumerBuilder {
     ///
     /// A process that dies gives back all that it had, and the broker cannot tell who is to blame. So a task that came
     /// back twice is started apart: from the queue's quarantine, one at a time for each consumer, in a slot of its own.
-    /// There an innocent one ends; one that kills its process uses up its starts. A lost connection counts like a death,
-    /// a shutdown does not.
+    /// There an innocent one ends; one that kills its process uses up its starts. A lost connection counts like a
+    /// death, a shutdown does not.
     pub fn crash_limit(mut self, starts: u32) -> Self {
         self.crash_limit = starts.max(LEAST_CRASH_LIMIT);
         self
     }
 
-    /// How many tasks of type `T` this consumer starts in a time, from all of its queues together. Defaults to no limit.
+    /// How many tasks of type `T` this consumer starts in a time, from all of its queues together. Defaults to no
+    /// limit.
     ///
     /// What may not start yet takes no slot, uses up no attempt and keeps no other task away: for up to a second it is
     /// held here, for longer it waits on the broker. It is put back there for as long as those before it are estimated
     /// to take; of more than a minute for half of that, so that other consumers get to see it. So a backlog is
     /// moved out of the way as fast as the broker confirms, and then costs each of its tasks one more publish for each
-    /// doubling of its wait beyond a minute. Where the estimate is wrong, because other consumers help, say, some of the
-    /// rate may be left unused for that long. Tasks start in about the order in which they came. A deadline holds: what
-    /// is still waiting then expires.
+    /// doubling of its wait beyond a minute. Where the estimate is wrong, because other consumers help, say, some of
+    /// the rate may be left unused for that long. Tasks start in about the order in which they came. A deadline holds:
+    /// what is still waiting then expires.
     ///
     /// Each consumer counts for itself: for a limit across all, divide it by how many there are.
     #[cfg(feature = "limits")]
@@ -270,12 +271,12 @@ impl ConsumerBuilder {
         self
     }
 
-    /// Is called with each letter that this consumer has put into the dead letters, after the broker has confirmed it: to
-    /// raise an alarm, say. What the broker dead-letters by itself is not among them.
+    /// Is called with each letter that this consumer has put into the dead letters, after the broker has confirmed it:
+    /// to raise an alarm, say. What the broker dead-letters by itself is not among them.
     ///
     /// It runs apart from the tasks, one call at a time, and may block its thread. A panic is logged, and the next call
-    /// comes. While it is slow up to 1,024 letters wait for it; it does not hear of more, which is logged. A shutdown waits
-    /// for it as long as for running tasks. A crash may lose a call: the dead letters themselves are what counts.
+    /// comes. While it is slow up to 1,024 letters wait for it; it does not hear of more, which is logged. A shutdown
+    /// waits for it as long as for running tasks. A crash may lose a call: the dead letters themselves are what counts.
     pub fn on_dead_letter(mut self, call: impl Fn(&DeadLetter) + Send + Sync + 'static) -> Self {
         self.on_dead_letter = Some(Arc::new(call));
         self

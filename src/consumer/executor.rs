@@ -1,8 +1,6 @@
 //! [`Executor`]: one attempt from delivery to settlement, as a straight line.
 
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -36,6 +34,7 @@ use crate::handler::Cancellation;
 use crate::handler::Surroundings;
 use crate::handler::TaskContext;
 use crate::history::FailedAttempt;
+use crate::lock::Lock;
 use crate::outcome::DeadReason;
 use crate::outcome::Outcome;
 use crate::reply::Reply;
@@ -102,9 +101,9 @@ pub(super) struct Executor {
     /// Keeps what `running` knows up to date.
     _control: Arc<Control>,
     sequel: Arc<Sequel>,
-    aborted: Mutex<Vec<ShutdownEntry>>,
+    aborted: Lock<Vec<ShutdownEntry>>,
     /// Unsettled until the subscription is closed, which returns them with the rest, in their order.
-    handed_back: Mutex<Vec<Delivery>>,
+    handed_back: Lock<Vec<Delivery>>,
 }
 
 impl Executor {
@@ -125,8 +124,8 @@ impl Executor {
             defaults: staff.defaults.clone(),
             surroundings: Arc::new(surroundings),
             sequel,
-            aborted: Mutex::default(),
-            handed_back: Mutex::default(),
+            aborted: Lock::default(),
+            handed_back: Lock::default(),
         }
     }
 
@@ -173,7 +172,7 @@ impl Executor {
 
     /// The attempts that were stopped midway, since last asked.
     pub(super) fn take_aborted(&self) -> Vec<ShutdownEntry> {
-        std::mem::take(&mut *lock(&self.aborted))
+        std::mem::take(&mut *self.aborted.lock())
     }
 
     fn context(&self, envelope: &Envelope, name: &'static str, redelivered: bool) -> TaskContext {
@@ -226,7 +225,7 @@ impl Executor {
             Settlement::Cancel => self.sequel.cancel(delivery, &envelope, &error).await,
             Settlement::HandBack => {
                 // Not requeued one by one: this very consumer, which is stopping, could get it again.
-                lock(&self.handed_back).push(delivery);
+                self.handed_back.lock().push(delivery);
                 Outcome::HandedBack
             }
         }
@@ -277,7 +276,7 @@ impl Failed<'_> {
 struct Unfinished<'a> {
     id: TaskId,
     name: &'static str,
-    aborted: &'a Mutex<Vec<ShutdownEntry>>,
+    aborted: &'a Lock<Vec<ShutdownEntry>>,
 }
 
 impl Unfinished<'_> {
@@ -291,12 +290,8 @@ impl Unfinished<'_> {
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         let entry = ShutdownEntry { id: Some(self.id), name: self.name.into(), fate: Fate::Aborted };
-        lock(self.aborted).push(entry);
+        self.aborted.lock().push(entry);
     }
-}
-
-fn lock<T>(list: &Mutex<Vec<T>>) -> MutexGuard<'_, Vec<T>> {
-    list.lock().expect("nothing panics while holding this lock")
 }
 
 #[cfg(test)]

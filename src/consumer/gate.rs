@@ -7,8 +7,8 @@ use crate::outcome::Outcome;
 
 /// What tasks pass on their way from the intake to a slot.
 pub(super) trait Gate: Send + Sync {
-    /// Lets a task start; or, as an error, says when it is to ask again, since the Unix epoch. What has to be remembered
-    /// until then is written on the message.
+    /// Lets a task start; or, as an error, says when it is to ask again, since the Unix epoch. What has to be
+    /// remembered until then is written on the message.
     fn enter(&self, message: &mut Message) -> Result<Option<Box<dyn Watch>>, Duration>;
 }
 

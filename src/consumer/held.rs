@@ -83,7 +83,8 @@ impl Held {
         self.count[lane]
     }
 
-    /// Whether one more of that lane, which could start but for a limit, is to be held until then, since the Unix epoch.
+    /// Whether one more of that lane, which could start but for a limit, is to be held until then, since the Unix
+    /// epoch.
     pub(super) fn has_room(&self, lane: usize, until: Duration) -> bool {
         self.count[lane] < MOST_DEFERRED && until.saturating_sub(self.clock.now()) <= LONGEST_HOLD
     }

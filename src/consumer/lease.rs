@@ -2,17 +2,15 @@
 //!
 //! RabbitMQ takes back what has been unacknowledged for too long (the consumer timeout), together with all else on that
 //! channel. So a running task is published once more before that, to a queue that only this consumer reads, is received
-//! from there, and then the older delivery is acknowledged: whatever dies between two of these steps, the task is on the
-//! broker at least once. What is unacknowledged does not expire. Should this process die, it is unheld, long past the
-//! queue's time to live, and so at once on its way home: to its lane, or to quarantine.
+//! from there, and then the older delivery is acknowledged: whatever dies between two of these steps, the task is on
+//! the broker at least once. What is unacknowledged does not expire. Should this process die, it is unheld, long past
+//! the queue's time to live, and so at once on its way home: to its lane, or to quarantine.
 //!
 //! A process that dies after the copy and before the acknowledgement leaves both: then the task runs twice more.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
 
 use tokio::sync::Notify;
 use tokio::sync::OnceCell;
@@ -24,13 +22,13 @@ use super::term::Term;
 use crate::broker::Broker;
 use crate::envelope;
 use crate::error::Result;
+use crate::lock::Lock;
 use crate::message::Message;
 use crate::name::Name;
 use crate::topology;
 use crate::transport::Delivery;
 use crate::transport::Publish;
 use crate::transport::PublishError;
-use crate::transport::Settle;
 use crate::transport::Settlement;
 use crate::transport::Subscribe;
 use crate::transport::Subscription;
@@ -50,7 +48,7 @@ pub(super) struct LeaseQueue {
     stop: CancellationToken,
 }
 
-type Reception = Mutex<Option<AbortOnDropHandle<()>>>;
+type Reception = Lock<Option<AbortOnDropHandle<()>>>;
 
 impl fmt::Debug for LeaseQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -104,7 +102,7 @@ impl LeaseQueue {
         }
         let arrived = tokio::time::timeout(patience.min(topology::UNHELD_LEASE), &mut expected.arrival).await;
         match arrived {
-            Ok(Ok(delivery)) => Ok(Homebound::catching(&self.desk, delivery)),
+            Ok(Ok(delivery)) => Ok(Desk::hold(&self.desk, delivery)),
             _ => Err("it was published, and was not received in time".to_owned()),
         }
     }
@@ -115,13 +113,13 @@ impl LeaseQueue {
         subscribe.consumer_timeout = Some(self.term.timeout());
         let subscription = self.broker.transport().subscribe(subscribe).await?;
         let reception = receive(subscription, self.desk.clone(), self.stop.clone());
-        Ok(Mutex::new(Some(AbortOnDropHandle::new(tokio::spawn(reception)))))
+        Ok(Lock::new(Some(AbortOnDropHandle::new(tokio::spawn(reception)))))
     }
 
     /// Gives up what is still held, which goes home, and removes the queue if nothing can be in it any more. Otherwise
     /// the broker does, after a day.
     pub(super) async fn close(&self) {
-        let Some(reception) = self.reception.get().and_then(|reception| lock(reception).take()) else {
+        let Some(reception) = self.reception.get().and_then(|reception| reception.lock().take()) else {
             return;
         };
         let is_empty = tokio::time::timeout(topology::UNHELD_LEASE, self.desk.has_no_strays()).await.is_ok();
@@ -148,14 +146,10 @@ async fn receive(mut subscription: Box<dyn Subscription>, desk: Arc<Desk>, stop:
     subscription.close().await;
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect("nothing panics while holding this lock")
-}
-
 /// Where leases are handed to those who wait for them.
 #[derive(Default)]
 struct Desk {
-    state: Mutex<State>,
+    state: Lock<State>,
     cleared: Notify,
 }
 
@@ -173,7 +167,7 @@ struct State {
 impl Desk {
     /// A place to wait for the next lease; `None` if there are too many.
     fn expect(desk: &Arc<Self>) -> Option<Expected> {
-        let mut state = desk.lock();
+        let mut state = desk.state.lock();
         if state.held + state.awaited.len() >= MOST {
             return None;
         }
@@ -187,7 +181,7 @@ impl Desk {
 
     fn hand_over(&self, delivery: Delivery) {
         let number = envelope::lease(&delivery.message);
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if let Some(sender) = number.and_then(|number| state.awaited.remove(&number)) {
             // Whoever waits is there: it takes its place here away first.
             let _ = sender.send(delivery);
@@ -203,20 +197,34 @@ impl Desk {
         }
     }
 
+    /// Holds a lease. Given back it goes home, and not into the queue of this consumer again; that does not count as
+    /// coming back without an end.
+    fn hold(desk: &Arc<Self>, mut delivery: Delivery) -> Delivery {
+        desk.state.lock().held += 1;
+        // The attempt has its own.
+        delivery.message = Message::default();
+        let desk = desk.clone();
+        delivery.intercepted(move |delivery, settlement| {
+            let mut state = desk.state.lock();
+            state.held -= 1;
+            state.is_unclear |= settlement != Settlement::Ack || delivery.is_lost();
+            match settlement {
+                Settlement::Ack => delivery.ack(),
+                Settlement::Requeue | Settlement::Reject => delivery.reject(),
+            }
+        })
+    }
+
     async fn has_no_strays(&self) {
-        while self.lock().strays > 0 {
+        while self.state.lock().strays > 0 {
             self.cleared.notified().await;
         }
     }
 
     /// Whether nothing is in the queue.
     fn is_clean(&self) -> bool {
-        let state = self.lock();
+        let state = self.state.lock();
         state.held == 0 && state.strays == 0 && state.awaited.is_empty() && !state.is_unclear
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
     }
 }
 
@@ -230,47 +238,13 @@ struct Expected {
 
 impl Drop for Expected {
     fn drop(&mut self) {
-        let mut state = self.desk.lock();
+        let mut state = self.desk.state.lock();
         if state.awaited.remove(&self.number).is_some() {
             state.strays += usize::from(self.was_sent);
         } else if let Ok(delivery) = self.arrival.try_recv() {
             // It came, and nobody wants it any more.
             delivery.ack();
         }
-    }
-}
-
-/// Under a lease that is held. Given back it goes home, and not into the queue of this consumer again; that does not
-/// count as coming back without an end.
-struct Homebound {
-    delivery: Mutex<Option<Delivery>>,
-    desk: Arc<Desk>,
-}
-
-impl Homebound {
-    fn catching(desk: &Arc<Desk>, mut delivery: Delivery) -> Delivery {
-        desk.lock().held += 1;
-        // The attempt has its own.
-        delivery.message = Message::default();
-        let home = Self { delivery: Mutex::new(Some(delivery)), desk: desk.clone() };
-        Delivery::new(Message::default(), 0, Arc::new(home))
-    }
-}
-
-impl Settle for Homebound {
-    fn settle(&self, _: u64, settlement: Settlement) {
-        let Some(delivery) = lock(&self.delivery).take() else { return };
-        let mut state = self.desk.lock();
-        state.held -= 1;
-        state.is_unclear |= settlement != Settlement::Ack || delivery.is_lost();
-        match settlement {
-            Settlement::Ack => delivery.ack(),
-            Settlement::Requeue | Settlement::Reject => delivery.reject(),
-        }
-    }
-
-    fn is_lost(&self) -> bool {
-        lock(&self.delivery).as_ref().is_some_and(Delivery::is_lost)
     }
 }
 
@@ -338,7 +312,7 @@ mod tests {
             std::mem::forget(setting.lease().await);
             tokio::time::sleep(Duration::from_secs(age)).await;
             let died = tokio::time::Instant::now();
-            drop(lock(setting.leases.reception.get().unwrap()).take());
+            drop(setting.leases.reception.get().unwrap().lock().take());
             let again = setting.lane.next().await.unwrap();
             assert!(died.elapsed() <= Duration::from_secs(limit), "{:?}", died.elapsed());
             assert_eq!(envelope::returned(&again.message), 1);
@@ -381,11 +355,11 @@ mod tests {
         let exchange = setting.broker.names().leases();
         let key = Name::new("key", format!("{}.x", setting.leases.holder())).unwrap();
         drop(expected);
-        assert_eq!(setting.leases.desk.lock().strays, 1);
+        assert_eq!(setting.leases.desk.state.lock().strays, 1);
         let stray = Publish { exchange, key, mandatory: true, message };
         setting.broker.transport().publish(&stray, Duration::ZERO).await.unwrap();
         setting.leases.close().await;
         assert!(!setting.exists().await);
-        assert_eq!(setting.leases.desk.lock().strays, 0);
+        assert_eq!(setting.leases.desk.state.lock().strays, 0);
     }
 }

@@ -3,10 +3,10 @@
 //! The life of a delivery:
 //!
 //! ```text
-//!  urgent ─┐                        slot free?             ┌─ Ok ────────────► reply, if wanted ──► ack
-//!  normal ─┼─► intake ──► dispatcher ────────► executor ───┼─ Err, panic ────► publish the next attempt, confirmed ──► ack
-//!  low    ─┘   │  ▲       one loop per queue   one attempt └─ reject, last,
-//!              ▼  │ due                                       undecodable, late … ► publish a dead letter, confirmed ──► ack
+//!  urgent ─┐                       slot free?             ┌─ Ok ──────────► reply, if wanted ─► ack
+//!  normal ─┼─► intake ─► dispatcher ────────► executor ───┼─ Err, panic ──► publish the next attempt, confirmed ─► ack
+//!  low    ─┘   │  ▲      one loop per queue   one attempt └─ reject, last, undecodable,
+//!              ▼  │ due                                      late … ──────► publish a dead letter, confirmed ─► ack
 //!              held: not due yet
 //! ```
 //!
@@ -15,7 +15,8 @@
 //!   [`skew`] sees to the clocks.
 //! - [`ready`] is what of that may start, of one lane, the most pressing first.
 //! - [`dispatcher`] waits for a slot, takes the next delivery, starts an attempt.
-//! - [`gate`] keeps waiting what a rate limit or a circuit breaker of its type (`limits`, a feature) does not let start.
+//! - [`gate`] keeps waiting what a rate limit or a circuit breaker of its type (`limits`, a feature) does not let
+//!   start.
 //! - [`suspicion`] decides, purely, about what came back without an end; [`quarantine`] takes it in, and the [`ward`]
 //!   starts it there, apart from all others.
 //! - [`pace`] spares attempts that take microseconds a task of their own.

@@ -11,8 +11,8 @@ use crate::transport::Delivery;
 /// How long a shutdown waits for them; what is not confirmed then goes back to its lane.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Puts deliveries back: into the wheel what came much too early, because its delay is longer than the wheel is, say, or
-/// because a limit of its type keeps it from starting; into its lane what has waited for a slot for so long that the
+/// Puts deliveries back: into the wheel what came much too early, because its delay is longer than the wheel is, say,
+/// or because a limit of its type keeps it from starting; into its lane what has waited for a slot for so long that the
 /// broker would take it back. As many at a time as the prefetch allows, which grows while many are under way.
 pub(super) struct PutBack {
     sequel: Arc<Sequel>,

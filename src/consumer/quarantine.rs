@@ -8,10 +8,10 @@ use super::receipt::Report;
 use super::sequel::Sequel;
 use super::suspicion::RETURNS_FROM_LANES;
 use super::suspicion::Suspicion;
+use super::suspicion::came_back;
 use super::suspicion::is_convicted;
 use super::suspicion::suspicion;
 use crate::broker::Broker;
-use crate::clock::Clock;
 use crate::envelope;
 use crate::envelope::Envelope;
 use crate::outcome::DeadReason;
@@ -29,23 +29,12 @@ pub(super) struct Quarantine {
     queue: QueueName,
     route: Route,
     sequel: Arc<Sequel>,
-    clock: Clock,
-    /// Whether the lanes count returns.
-    counts: bool,
     crash_limit: u32,
 }
 
 impl Quarantine {
     pub(super) fn new(broker: &Broker, queue: QueueName, sequel: Arc<Sequel>, crash_limit: u32) -> Self {
-        Self {
-            route: broker.route(queue.clone()),
-            sequel,
-            clock: broker.clock(),
-            counts: broker.counts_returns(),
-            broker: broker.clone(),
-            queue,
-            crash_limit,
-        }
+        Self { route: broker.route(queue.clone()), sequel, broker: broker.clone(), queue, crash_limit }
     }
 
     pub(super) fn broker(&self) -> &Broker {
@@ -54,7 +43,7 @@ impl Quarantine {
 
     /// The time of day.
     pub(super) fn now(&self) -> Duration {
-        self.clock.now()
+        self.broker.clock().now()
     }
 
     pub(super) fn queue(&self) -> &QueueName {
@@ -69,12 +58,12 @@ impl Quarantine {
 
     /// What is too late is not started anyway.
     fn is_too_late(&self, delivery: &Delivery) -> bool {
-        envelope::deadline(&delivery.message).is_some_and(|deadline| deadline <= self.clock.now())
+        envelope::deadline(&delivery.message).is_some_and(|deadline| deadline <= self.now())
     }
 
     fn suspicion(&self, delivery: &Delivery) -> Suspicion {
         let noted = envelope::returned(&delivery.message);
-        suspicion(self.counts, delivery.redelivered, delivery.returned, noted)
+        suspicion(self.broker.counts_returns(), delivery.redelivered, delivery.returned, noted)
     }
 
     /// Into quarantine, or back into its lane with a note.
@@ -84,7 +73,7 @@ impl Quarantine {
             Ok(envelope) => envelope,
             Err(foreign) => return self.sequel.bury_foreign(delivery, *foreign).await,
         };
-        let (id, name, now) = (envelope.id, envelope.name.clone(), self.clock.now());
+        let (id, name, now) = (envelope.id, envelope.name.clone(), self.now());
         let next = match suspicion {
             Suspicion::Strong => {
                 tracing::warn!(task.id = %id, task.name = %name, queue = %self.queue, "task came back twice without an end: into quarantine");
@@ -102,12 +91,12 @@ impl Quarantine {
 
     /// Whether a task in quarantine has been started often enough.
     pub(super) fn convicts(&self, delivery: &Delivery) -> bool {
-        is_convicted(delivery.returned, envelope::returned(&delivery.message), self.crash_limit)
+        is_convicted(starts(delivery), self.crash_limit)
     }
 
     /// Publishes the dead letter of a task that never ended.
     pub(super) async fn bury(&self, mut delivery: Delivery) -> Report {
-        let starts = envelope::returned(&delivery.message).saturating_add(delivery.returned);
+        let starts = starts(&delivery);
         let envelope = match Envelope::open(std::mem::take(&mut delivery.message)) {
             Ok(envelope) => envelope,
             Err(foreign) => return self.sequel.bury_foreign(delivery, *foreign).await,
@@ -120,10 +109,10 @@ impl Quarantine {
 
     /// Back into quarantine, without counting what the broker would: that it was not ended.
     pub(super) async fn hand_back(&self, mut delivery: Delivery) {
-        let returned = delivery.returned;
+        let starts = starts(&delivery);
         let Ok(mut envelope) = Envelope::open(std::mem::take(&mut delivery.message)) else { return };
-        envelope.returned = envelope.returned.saturating_add(returned);
-        let again = self.route.quarantine(envelope, self.clock.now());
+        envelope.returned = starts;
+        let again = self.route.quarantine(envelope, self.now());
         match self.broker.transport().publish(&again, HAND_BACK_TIMEOUT).await {
             Ok(()) => delivery.ack(),
             Err(error) => {
@@ -131,4 +120,10 @@ impl Quarantine {
             }
         }
     }
+}
+
+/// How often a task in quarantine was started without an end.
+fn starts(delivery: &Delivery) -> u32 {
+    let noted = envelope::returned(&delivery.message);
+    came_back(true, delivery.redelivered, delivery.returned, noted)
 }

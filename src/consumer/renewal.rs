@@ -8,7 +8,6 @@ use tokio::time::Instant;
 use super::lease::LeaseQueue;
 use super::suspicion::came_back;
 use crate::broker::Broker;
-use crate::clock::Clock;
 use crate::envelope::Envelope;
 use crate::route::Home;
 use crate::route::Route;
@@ -17,30 +16,23 @@ use crate::transport::Delivery;
 
 /// How the attempts of one queue, in its lanes or in its quarantine, hold their deliveries.
 pub(super) struct Renewal {
+    broker: Broker,
     leases: Arc<LeaseQueue>,
     route: Route,
     home: Home,
-    clock: Clock,
-    /// Whether the queues at home count returns.
-    counts: bool,
 }
 
 impl Renewal {
     pub(super) fn new(broker: &Broker, queue: QueueName, home: Home, leases: Arc<LeaseQueue>) -> Self {
-        Self {
-            leases,
-            route: broker.route(queue),
-            home,
-            clock: broker.clock(),
-            counts: home == Home::Quarantine || broker.counts_returns(),
-        }
+        Self { broker: broker.clone(), leases, route: broker.route(queue), home }
     }
 
     /// Replaces `delivery` by a fresh lease whenever it becomes too old. Dropped at any await it leaves one that is
     /// whole.
     pub(super) async fn keep(&self, delivery: &mut Delivery, envelope: &Envelope) -> Infallible {
         let term = self.leases.term();
-        let returned = came_back(self.counts, delivery.redelivered, delivery.returned, envelope.returned);
+        let counts = self.home == Home::Quarantine || self.broker.counts_returns();
+        let returned = came_back(counts, delivery.redelivered, delivery.returned, envelope.returned);
         let mut next = delivery.arrived.unwrap_or_else(Instant::now) + term.renewal();
         loop {
             tokio::time::sleep_until(next).await;
@@ -49,7 +41,7 @@ impl Renewal {
                 return std::future::pending().await;
             }
             let copy = Envelope { returned, ..envelope.clone() };
-            let copy = self.route.lease(copy, self.clock.now(), self.leases.holder(), self.home);
+            let copy = self.route.lease(copy, self.broker.clock().now(), self.leases.holder(), self.home);
             let begun = Instant::now();
             next = match self.leases.lease(copy).await {
                 // The broker has taken the older one back meanwhile, so this is one too many.

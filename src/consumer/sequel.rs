@@ -40,8 +40,6 @@ pub(super) struct Sequel {
     dead: Name,
     outputs: Name,
     hook: Option<Hook>,
-    /// Whether the lanes count returns.
-    counts: bool,
 }
 
 impl Sequel {
@@ -52,7 +50,6 @@ impl Sequel {
             route: broker.route(queue.clone()),
             dead: names.dead(),
             outputs: names.outputs(),
-            counts: broker.counts_returns(),
             broker: broker.clone(),
             queue,
             hook,
@@ -75,8 +72,8 @@ impl Sequel {
         Outcome::Retried
     }
 
-    /// Publishes what came too early or has waited here for long once more: as it is, or due at another time, since the Unix
-    /// epoch.
+    /// Publishes what came too early or has waited here for long once more: as it is, or due at another time, since the
+    /// Unix epoch.
     pub(super) async fn put_back(&self, mut delivery: Delivery, until: Option<Duration>) {
         let was_delivered = delivery.redelivered || envelope::lease(&delivery.message).is_some();
         match Envelope::open(std::mem::take(&mut delivery.message)) {
@@ -86,7 +83,8 @@ impl Sequel {
                 }
                 // The broker counts from 0 again.
                 let Delivery { redelivered, returned, .. } = delivery;
-                envelope.returned = came_back(self.counts, redelivered, returned, envelope.returned);
+                let counts = self.broker.counts_returns();
+                envelope.returned = came_back(counts, redelivered, returned, envelope.returned);
                 let mut next = self.route.publish(envelope, self.broker.clock().now());
                 if was_delivered {
                     envelope::set_lease(&mut next.message, 0);
@@ -198,7 +196,8 @@ impl Sequel {
     }
 
     /// Publishes what follows a message, and acknowledges it once that is confirmed: a crash in between repeats the
-    /// task and never loses it. While the broker cannot take it the message stays ours, unsettled. Whether it was confirmed.
+    /// task and never loses it. While the broker cannot take it the message stays ours, unsettled. Whether it was
+    /// confirmed.
     pub(super) async fn replace(&self, delivery: Delivery, next: &Publish) -> bool {
         let mut pause = Duration::from_millis(100);
         loop {

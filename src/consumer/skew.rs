@@ -7,7 +7,8 @@ use std::time::Duration;
 
 /// What the broker tells is rounded down to this.
 const SECOND: Duration = Duration::from_secs(1);
-/// Differences up to this are not worth a word: tasks are early by at most a fifth of a second, whatever the difference.
+/// Differences up to this are not worth a word: tasks are early by at most a fifth of a second, whatever the
+/// difference.
 const TOLERANCE: Duration = Duration::from_secs(2);
 /// How many messages in a row must seem old before we say that our clock is ahead: one may be.
 const ENOUGH: u32 = 8;

@@ -3,8 +3,8 @@
 //! A process that dies gives back all that it held: the task that killed it, those that ran beside it, and those that
 //! had not started. Brokers count that differently: quorum queues count returns (3.10 to 4.2 all, 4.3 only those by a
 //! rejection or a closed channel, which the death of a process is), classic queues say only whether there was one. So
-//! who came back twice is under suspicion, and is started apart from all others. There each return is a start that never
-//! ended, whatever the broker.
+//! who came back twice is under suspicion, and is started apart from all others. There each return is a start that
+//! never ended, whatever the broker.
 
 /// The least number of starts: two among others, and one alone.
 pub(super) const LEAST_CRASH_LIMIT: u32 = 3;
@@ -23,7 +23,8 @@ pub(super) enum Suspicion {
     Strong,
 }
 
-/// How often a task came back without an end. `counts`: whether the lane counts returns; `redelivered` and `returned` are the broker's, `noted` is ours.
+/// How often a task came back without an end. `counts`: whether its queue counts returns, as a quarantine always does;
+/// `redelivered` and `returned` are the broker's, `noted` is ours.
 pub(super) fn came_back(counts: bool, redelivered: bool, returned: u32, noted: u32) -> u32 {
     noted.saturating_add(if counts { returned } else { redelivered.into() })
 }
@@ -37,9 +38,9 @@ pub(super) fn suspicion(counts: bool, redelivered: bool, returned: u32, noted: u
     }
 }
 
-/// Whether a task in quarantine has been started often enough: each time it came back it had been.
-pub(super) fn is_convicted(returned: u32, noted: u32, crash_limit: u32) -> bool {
-    noted.saturating_add(returned) >= crash_limit.max(LEAST_CRASH_LIMIT)
+/// Whether a task in quarantine has been started often enough: each time it [came back](came_back) it had been.
+pub(super) fn is_convicted(starts: u32, crash_limit: u32) -> bool {
+    starts >= crash_limit.max(LEAST_CRASH_LIMIT)
 }
 
 #[cfg(test)]
@@ -87,7 +88,8 @@ mod tests {
             (1, 2, 3, true),
             (u32::MAX, 2, u32::MAX, true),
         ] {
-            assert_eq!(is_convicted(returned, noted, limit), expected, "{returned} {noted} {limit}");
+            let starts = came_back(true, true, returned, noted);
+            assert_eq!(is_convicted(starts, limit), expected, "{returned} {noted} {limit}");
         }
     }
 }

@@ -1,15 +1,13 @@
 //! [`Ward`]: where tasks in quarantine are started, one at a time for each consumer, so that the next death of the
 //! process tells which of them it is.
 //!
-//! Only what runs is unacknowledged here. So what the broker counts is starts that never ended, as long as whatever else
-//! gives a task back (a shutdown) does not count: that is published anew. A task that takes long is held elsewhere after
-//! a while (see [`super::lease`]), and the broker would deliver the next one into the place that is free then; so the
-//! ward closes meanwhile.
+//! Only what runs is unacknowledged here. So what the broker counts is starts that never ended, as long as whatever
+//! else gives a task back (a shutdown) does not count: that is published anew. A task that takes long is held elsewhere
+//! after a while (see [`super::lease`]), and the broker would deliver the next one into the place that is free then; so
+//! the ward closes meanwhile.
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -25,8 +23,8 @@ use super::receipt::Report;
 use super::receipt::ShutdownEntry;
 use super::term::Term;
 use crate::error::Error;
+use crate::lock::Lock;
 use crate::transport::Delivery;
-use crate::transport::Settle;
 use crate::transport::Settlement;
 use crate::transport::Subscribe;
 use crate::transport::Subscription;
@@ -166,8 +164,8 @@ async fn attend(
 /// What would have gone back to the broker, and what is to be acknowledged.
 #[derive(Default)]
 struct Caught {
-    kept: Mutex<Vec<Delivery>>,
-    done: Mutex<Vec<Delivery>>,
+    kept: Lock<Vec<Delivery>>,
+    done: Lock<Vec<Delivery>>,
     /// Something is done.
     acked: Notify,
 }
@@ -176,53 +174,27 @@ impl Caught {
     /// The same delivery, except that requeued or dropped it is kept instead, as it came, and acked it waits for
     /// [`let_go`](Self::let_go).
     fn catching(caught: &Arc<Self>, delivery: Delivery) -> Delivery {
-        let Delivery { redelivered, returned, arrived, .. } = delivery;
-        let message = delivery.message.clone();
-        let net = Net { delivery: Mutex::new(Some(delivery)), caught: caught.clone() };
-        let mut copy = Delivery::new(message, 0, Arc::new(net));
-        (copy.redelivered, copy.returned, copy.arrived) = (redelivered, returned, arrived);
-        copy
+        let caught = caught.clone();
+        delivery.intercepted(move |delivery, settlement| match settlement {
+            Settlement::Ack => {
+                caught.done.lock().push(delivery);
+                caught.acked.notify_one();
+            }
+            Settlement::Reject => delivery.reject(),
+            Settlement::Requeue => caught.keep(delivery),
+        })
     }
 
     fn keep(&self, delivery: Delivery) {
-        lock(&self.kept).push(delivery);
+        self.kept.lock().push(delivery);
     }
 
     fn take(&self) -> Vec<Delivery> {
-        std::mem::take(&mut *lock(&self.kept))
+        std::mem::take(&mut *self.kept.lock())
     }
 
     /// Acknowledges what is done.
     fn let_go(&self) {
-        std::mem::take(&mut *lock(&self.done)).into_iter().for_each(Delivery::ack);
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().expect("nothing panics while holding this lock")
-}
-
-/// Under one delivery.
-struct Net {
-    delivery: Mutex<Option<Delivery>>,
-    caught: Arc<Caught>,
-}
-
-impl Settle for Net {
-    fn settle(&self, _: u64, settlement: Settlement) {
-        let Some(delivery) = lock(&self.delivery).take() else { return };
-        match settlement {
-            Settlement::Ack => {
-                lock(&self.caught.done).push(delivery);
-                self.caught.acked.notify_one();
-            }
-            Settlement::Reject => delivery.reject(),
-            Settlement::Requeue => self.caught.keep(delivery),
-        }
-    }
-
-    fn is_lost(&self) -> bool {
-        let delivery = lock(&self.delivery);
-        delivery.as_ref().is_some_and(Delivery::is_lost)
+        std::mem::take(&mut *self.done.lock()).into_iter().for_each(Delivery::ack);
     }
 }

@@ -1,19 +1,18 @@
 //! [`Control`]: decisions about tasks that are already on the broker, read by every consumer before it starts one.
 //!
-//! Nobody can take a message out of the middle of a queue. So a cancellation is a fact that is told to all: on the stream
-//! `{ns}.control`, which each consumer reads from its beginning before it starts anything, and then follows.
+//! Nobody can take a message out of the middle of a queue. So a cancellation is a fact that is told to all: on the
+//! stream `{ns}.control`, which each consumer reads from its beginning before it starts anything, and then follows.
 
 mod fact;
 mod facts;
 
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::error::Result;
+use crate::lock::Lock;
 use crate::log::Log;
 use crate::log::Place;
 use crate::task::TaskId;
@@ -32,7 +31,7 @@ const READING_LIMIT: Duration = Duration::from_secs(60);
 pub(crate) struct Decisions {
     /// Mostly there is no fact at all, and then asking costs nothing.
     any: AtomicBool,
-    facts: Mutex<Facts>,
+    facts: Lock<Facts>,
 }
 
 impl Decisions {
@@ -41,16 +40,12 @@ impl Decisions {
         if !self.any.load(Ordering::Acquire) {
             return Verdict::Go;
         }
-        self.lock().verdict(id, revision)
+        self.facts.lock().verdict(id, revision)
     }
 
     fn learn(&self, fact: Fact) {
-        self.lock().learn(fact);
+        self.facts.lock().learn(fact);
         self.any.store(true, Ordering::Release);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Facts> {
-        self.facts.lock().expect("nothing panics while holding this lock")
     }
 }
 

@@ -20,8 +20,8 @@ use crate::topology::QueueName;
 
 /// A task that has come to its end without success, or a message that never was a task: a snapshot of one dead letter.
 ///
-/// What a consumer dead-lettered and what the broker took out of a queue by itself (past its deadline, delivered too often)
-/// read alike.
+/// What a consumer dead-lettered and what the broker took out of a queue by itself (past its deadline, delivered too
+/// often) read alike.
 #[derive(Clone)]
 pub struct DeadLetter {
     content: Content,

@@ -45,16 +45,18 @@ const TRIES: u32 = 5;
 ///
 /// # What holds
 ///
-/// - Looking at letters consumes none and keeps their order, the oldest first; RabbitMQ may put those that stay into another
-///   order when some are taken out, or when whoever looks is cut off. While one is being looked at, others do not see it: of two who look at once, each sees a part, and of two who requeue all, each requeues a part. Whoever
+/// - Looking at letters consumes none and keeps their order, the oldest first; RabbitMQ may put those that stay into
+///   another order when some are taken out, or when whoever looks is cut off. While one is being looked at, others do
+///   not see it: of two who look at once, each sees a part, and of two who requeue all, each requeues a part. Whoever
 ///   is cut off (a crash, a lost connection, a dropped future) gives back what it held.
-/// - What is requeued is confirmed in its queue before it leaves the dead letters. A crash in between leaves it in both,
-///   never in none: then the task runs, and may be requeued again.
-/// - A call deals with what was there when it began, so it ends, also while consumers dead-letter more. A filter looks past
-///   10,000 letters that stay, at most; what is behind them is not reached.
-/// - A letter goes after 30 days ([`dead_letter_age`](crate::BrokerBuilder::dead_letter_age)), and the oldest go when there are
-///   more than 100,000 ([`dead_letter_length`](crate::BrokerBuilder::dead_letter_length)). Those being looked at count for neither
-///   meanwhile; when they come back to a queue that filled up, RabbitMQ drops from its head until it is within the limit.
+/// - What is requeued is confirmed in its queue before it leaves the dead letters. A crash in between leaves it in
+///   both, never in none: then the task runs, and may be requeued again.
+/// - A call deals with what was there when it began, so it ends, also while consumers dead-letter more. A filter looks
+///   past 10,000 letters that stay, at most; what is behind them is not reached.
+/// - A letter goes after 30 days ([`dead_letter_age`](crate::BrokerBuilder::dead_letter_age)), and the oldest go when
+///   there are more than 100,000 ([`dead_letter_length`](crate::BrokerBuilder::dead_letter_length)). Those being looked
+///   at count for neither meanwhile; when they come back to a queue that filled up, RabbitMQ drops from its head until
+///   it is within the limit.
 /// - Nothing is declared: the dead letters of a queue that does not exist are none.
 #[derive(Clone, Debug)]
 pub struct DeadLetters {
@@ -73,8 +75,9 @@ impl Broker {
         Ok(DeadLetters { broker: self.clone(), of: Some(QueueName::new(queue)?) })
     }
 
-    /// The delayed tasks whose queue was gone when they were due, with the reason [`Undeliverable`](crate::DeadReason::Undeliverable). Once their
-    /// queue is there again, because a producer or consumer declared it, they can be requeued.
+    /// The delayed tasks whose queue was gone when they were due, with the reason
+    /// [`Undeliverable`](crate::DeadReason::Undeliverable). Once their queue is there again, because a producer or
+    /// consumer declared it, they can be requeued.
     #[must_use]
     pub fn undeliverable(&self) -> DeadLetters {
         DeadLetters { broker: self.clone(), of: None }
@@ -115,32 +118,33 @@ impl DeadLetters {
         Ok(self.look(LONGEST_LOOK, wanted).await?.pop())
     }
 
-    /// Puts a task back into its queue, with all its attempts before it, and without its deadline. Its payload, priority,
-    /// and own settings stay. Nobody waits for its output any more.
+    /// Puts a task back into its queue, with all its attempts before it, and without its deadline. Its payload,
+    /// priority, and own settings stay. Nobody waits for its output any more.
     ///
     /// # Errors
     ///
     /// - [`Error::NoDeadLetter`], also while somebody else looks at it.
     /// - [`Error::NotATask`]: it can only be discarded.
-    /// - Those of [`enqueue`](crate::Producer::enqueue): the letter stays. After [`Error::Unconfirmed`] it may be in both.
+    /// - Those of [`enqueue`](crate::Producer::enqueue): the letter stays. After [`Error::Unconfirmed`] it may be in
+    ///   both.
     pub async fn requeue(&self, id: TaskId) -> Result<()> {
         let found = Sweep::requeue(self, move |letter| letter.id() == Some(id)).one().run().await?;
         self.must_be_found(found, id)
     }
 
-    /// Puts all tasks back into their queue, as [`requeue`](Self::requeue) does: a builder, and a future of their number. What
-    /// is not a task stays.
+    /// Puts all tasks back into their queue, as [`requeue`](Self::requeue) does: a builder, and a future of their
+    /// number. What is not a task stays.
     ///
     /// # Errors
     ///
-    /// As for [`enqueue`](crate::Producer::enqueue). It ends with the first; what is requeued by then stays requeued. So it
-    /// does when the future is dropped.
+    /// As for [`enqueue`](crate::Producer::enqueue). It ends with the first; what is requeued by then stays requeued.
+    /// So it does when the future is dropped.
     pub fn requeue_all(&self) -> Requeue {
         self.requeue_where(|_| true)
     }
 
-    /// Puts those tasks back for which `filter` holds: see [`requeue_all`](Self::requeue_all). It may be asked about a letter
-    /// more than once.
+    /// Puts those tasks back for which `filter` holds: see [`requeue_all`](Self::requeue_all). It may be asked about a
+    /// letter more than once.
     pub fn requeue_where(&self, filter: impl FnMut(&DeadLetter) -> bool + Send + 'static) -> Requeue {
         Requeue::new(self, filter)
     }

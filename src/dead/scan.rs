@@ -1,8 +1,8 @@
 //! [`Scan`]: takes letters to look at, and gives them back in their order.
 //!
 //! RabbitMQ's quorum queues make that an effort (measured on 3.10 and 4.3). What comes back goes before what was never
-//! taken, but behind what came back earlier: so whoever takes some of these takes them all. It keeps its order only if no
-//! more than 32 are on their way back: then the channel begins to sort them by consumer, in no order.
+//! taken, but behind what came back earlier: so whoever takes some of these takes them all. It keeps its order only if
+//! no more than 32 are on their way back: then the channel begins to sort them by consumer, in no order.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -42,8 +42,8 @@ const RETURN: Duration = Duration::from_secs(1);
 
 /// The letters of one queue, the oldest first, each taken and unacknowledged.
 ///
-/// What is not [removed](Self::remove) goes back when it is closed, or dropped. Of a letter only its number on the channel
-/// is kept here.
+/// What is not [removed](Self::remove) goes back when it is closed, or dropped. Of a letter only its number on the
+/// channel is kept here.
 pub(super) struct Scan {
     broker: Broker,
     queue: Name,
@@ -126,8 +126,8 @@ impl Scan {
         }
     }
 
-    /// Takes a letter out of the queue for good. `false` if the broker will not hear of it and gives the letter to somebody
-    /// again.
+    /// Takes a letter out of the queue for good. `false` if the broker will not hear of it and gives the letter to
+    /// somebody again.
     pub(super) fn remove(&mut self, place: u64) -> bool {
         let Some(delivery) = self.hold.as_mut().and_then(|hold| hold.letters.remove(&place)) else {
             return false;
@@ -138,8 +138,8 @@ impl Scan {
         is_ours
     }
 
-    /// Gives back what was taken, and waits until it is there again, so that the next look finds it. Dropped meanwhile, it
-    /// still gives it back.
+    /// Gives back what was taken, and waits until it is there again, so that the next look finds it. Dropped meanwhile,
+    /// it still gives it back.
     pub(super) async fn close(mut self) {
         let Some(hold) = self.hold.take() else { return };
         let _ = self.runtime.spawn(hold.give_back(self.broker.clone(), self.queue.clone())).await;
@@ -199,8 +199,8 @@ impl Hold {
     }
 }
 
-/// Requeues a few at a time, each after those before it are there. One alone at first: what was acknowledged just before
-/// may be on its way as well.
+/// Requeues a few at a time, each after those before it are there. One alone at first: what was acknowledged just
+/// before may be on its way as well.
 async fn return_in_order(broker: &Broker, queue: &Name, letters: Vec<Delivery>) {
     let (mut group, mut limit) = (1, RETURN);
     let mut letters = letters.into_iter();

@@ -169,7 +169,8 @@ impl Sweep {
         is_possible && (self.filter)(letter)
     }
 
-    /// Requeues or discards a batch; whether the connection was lost meanwhile. Where one fails, the others are taken out.
+    /// Requeues or discards a batch; whether the connection was lost meanwhile. Where one fails, the others are taken
+    /// out.
     async fn take_out(&mut self, batch: Batch, scan: &mut Scan) -> Result<bool> {
         let (mut is_lost, mut failure) = (false, None);
         let places: Vec<(u64, Option<TaskId>)> =

@@ -20,9 +20,9 @@ impl Producer {
     /// [`TaskContext::cancelled`](crate::TaskContext::cancelled), and is stopped when it does not end within the
     /// consumer's [`cancel_grace`](crate::ConsumerBuilder::cancel_grace).
     ///
-    /// `Ok` means that the cancellation is stored, on a majority of replicas; every consumer has it within milliseconds,
-    /// and reads it again when it starts. So a task that is due later than that does not start. Nobody knows whether it
-    /// had ended before.
+    /// `Ok` means that the cancellation is stored, on a majority of replicas; every consumer has it within
+    /// milliseconds, and reads it again when it starts. So a task that is due later than that does not start. Nobody
+    /// knows whether it had ended before.
     ///
     /// It costs one publish, and each consumer some 70 bytes for as long as it is remembered: 30 days, of the newest
     /// 200,000 cancelled or rescheduled tasks at most. A task that is due after that would run.
@@ -37,10 +37,10 @@ impl Producer {
     /// Enqueues the task with this id anew, in place of the copy that waits: with another
     /// [`delay`](Enqueue::delay), queue, priority or payload, or, without a delay, to run now.
     ///
-    /// The task is given again, because no broker can find a message in the middle of its queues by its id. The new copy
-    /// is confirmed first, then the old one is declared stale, and dropped when its turn comes. A copy that has been
-    /// started runs on, so a task that is about to start may run twice. What was [cancelled](Self::cancel) is wanted
-    /// again.
+    /// The task is given again, because no broker can find a message in the middle of its queues by its id. The new
+    /// copy is confirmed first, then the old one is declared stale, and dropped when its turn comes. A copy that has
+    /// been started runs on, so a task that is about to start may run twice. What was [cancelled](Self::cancel) is
+    /// wanted again.
     ///
     /// Costs and memory are those of [`cancel`](Self::cancel).
     ///

@@ -212,7 +212,8 @@ impl<'a, T: Task> Enqueue<'a, T> {
         self
     }
 
-    /// Of all tasks with the same key, in all queues of the namespace, only one at a time waits or runs; 1 to 255 bytes.
+    /// Of all tasks with the same key, in all queues of the namespace, only one at a time waits or runs; 1 to 255
+    /// bytes.
     ///
     /// The key is free again when its task has ended, or at the latest [`unique_for`](Self::unique_for) after it was
     /// enqueued: a producer that dies between claiming a key and enqueuing blocks the key so long, and so does a task

@@ -8,8 +8,6 @@ use std::collections::HashMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
 
 use tokio::sync::OnceCell;
 use tokio::sync::oneshot;
@@ -17,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::broker::Broker;
 use crate::error::Result;
+use crate::lock::Lock;
 use crate::name::Name;
 use crate::reply::Reply;
 use crate::task::Task;
@@ -25,7 +24,7 @@ use crate::topology;
 use crate::transport::Subscribe;
 use crate::transport::Subscription;
 
-type Waiting = Arc<Mutex<HashMap<TaskId, oneshot::Sender<Reply>>>>;
+type Waiting = Arc<Lock<HashMap<TaskId, oneshot::Sender<Reply>>>>;
 
 /// The replies that a producer waits for.
 #[derive(Default)]
@@ -48,7 +47,7 @@ impl Outputs {
         }
         let inbox = self.inbox.get_or_try_init(|| Inbox::open(broker)).await?;
         let (sender, reply) = oneshot::channel();
-        lock(&inbox.waiting).insert(id, sender);
+        inbox.waiting.lock().insert(id, sender);
         Ok(Some(Expected {
             id,
             reply_to: inbox.key.clone(),
@@ -75,19 +74,13 @@ impl Inbox {
 async fn receive(mut subscription: Box<dyn Subscription>, waiting: Waiting) {
     while let Some(mut delivery) = subscription.next().await {
         if let Some((id, reply)) = Reply::open(std::mem::take(&mut delivery.message))
-            && let Some(sender) = lock(&waiting).remove(&id)
+            && let Some(sender) = waiting.lock().remove(&id)
         {
             // Who waited may have given up in this instant.
             let _ = sender.send(reply);
         }
         delivery.ack();
     }
-}
-
-fn lock(
-    waiting: &Mutex<HashMap<TaskId, oneshot::Sender<Reply>>>,
-) -> MutexGuard<'_, HashMap<TaskId, oneshot::Sender<Reply>>> {
-    waiting.lock().expect("nothing panics while holding this lock")
 }
 
 /// An output on its way. Dropped, it is not waited for any more.
@@ -112,7 +105,7 @@ impl<T> Expected<T> {
 
 impl<T> Drop for Expected<T> {
     fn drop(&mut self) {
-        lock(&self.waiting).remove(&self.id);
+        self.waiting.lock().remove(&self.id);
     }
 }
 

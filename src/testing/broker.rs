@@ -22,7 +22,8 @@ use crate::testing::origin::ThisMachine;
 /// How long the management API may take to answer once the broker is ready; milliseconds, mostly.
 const MANAGEMENT_LIMIT: Duration = Duration::from_secs(30);
 
-/// A real RabbitMQ: [`shared`](Self::shared) by all tests of a process, or [started](Self::start) for one that breaks it.
+/// A real RabbitMQ: [`shared`](Self::shared) by all tests of a process, or [started](Self::start) for one that breaks
+/// it.
 ///
 /// The [module's documentation](crate::testing) says where it comes from. One that the harness started listens on the
 /// loopback only and never outlives the process, whatever ends that.
@@ -154,8 +155,8 @@ impl TestBroker {
         self.management.delete(&format!("/vhosts/{}", encoded(&vhost))).await.map(drop)
     }
 
-    /// Makes or changes a user, who may do in `vhost` what the three regular expressions allow, and returns the AMQP URL
-    /// with which that user gets there.
+    /// Makes or changes a user, who may do in `vhost` what the three regular expressions allow, and returns the AMQP
+    /// URL with which that user gets there.
     ///
     /// # Errors
     ///

@@ -163,8 +163,8 @@ impl Management {
         Ok(closed)
     }
 
-    /// The queues of `vhost`. All but the consumers is asked of the queues themselves: exact, except that the messages of
-    /// a quorum queue may be half a second old on a broker that the harness started, 5 s on others.
+    /// The queues of `vhost`. All but the consumers is asked of the queues themselves: exact, except that the messages
+    /// of a quorum queue may be half a second old on a broker that the harness started, 5 s on others.
     ///
     /// # Errors
     ///

@@ -20,8 +20,8 @@
 //!    10000 above. Only for [`TestBroker::shared`].
 //! 2. `TASKHARE_TEST_ROOT`: a directory with an unpacked system that holds RabbitMQ, to test with a version that this
 //!    system does not have (`./dev root 4.0` makes one). Needs root on Linux.
-//! 3. With the feature `testcontainers`, the variable `TASKHARE_TEST_IMAGE`: an image like `rabbitmq:3-management`, which
-//!    Docker starts.
+//! 3. With the feature `testcontainers`, the variable `TASKHARE_TEST_IMAGE`: an image like `rabbitmq:3-management`,
+//!    which Docker starts.
 //! 4. A `rabbitmq-server` in `/usr/lib/rabbitmq/bin`, `$RABBITMQ_HOME/sbin` or on the `PATH`: a private node in a
 //!    temporary directory, on free ports of the loopback. It needs no privileges, and touches no other broker.
 //! 5. With the feature `testcontainers`, `rabbitmq:4-management` in Docker.

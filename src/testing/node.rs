@@ -17,11 +17,11 @@ use std::process::ChildStdin;
 use std::process::ChildStdout;
 use std::process::Command;
 use std::process::Stdio;
-use std::sync::Mutex;
 use std::thread::sleep;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::lock::Lock;
 use crate::testing::error::Error;
 use crate::testing::error::Result;
 use crate::testing::ports;
@@ -58,7 +58,7 @@ pub(super) struct Node {
     epmd_port: u16,
     pub(super) amqp_port: u16,
     pub(super) management_port: u16,
-    watchdog: Mutex<Watchdog>,
+    watchdog: Lock<Watchdog>,
 }
 
 impl Node {
@@ -93,7 +93,7 @@ impl Node {
         let environment = environment(install, &dir, epmd_port, distribution_port);
         let watchdog = Watchdog::start(install, &dir, &environment)
             .map_err(Error::because("cannot start the shell that watches the broker"))?;
-        let watchdog = Mutex::new(watchdog);
+        let watchdog = Lock::new(watchdog);
         Ok(Self {
             install: install.clone(),
             dir,
@@ -145,7 +145,7 @@ impl Node {
 
     /// One verb of `node.sh`; returns the pid of the node, or nothing.
     pub(super) fn ask(&self, verb: &str) -> Result<String> {
-        let mut watchdog = self.watchdog.lock().expect("nothing panics while holding this lock");
+        let mut watchdog = self.watchdog.lock();
         watchdog.ask(verb).map_err(Error::because(format!("cannot {verb} the broker: its watchdog is gone")))
     }
 

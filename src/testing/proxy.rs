@@ -30,8 +30,8 @@ pub enum Fault {
     None,
     /// Everything takes so much longer, each way.
     Delay(Duration),
-    /// What is sent vanishes, both ways, and the connections stay open: only a heartbeat can tell. What was dropped does
-    /// not come later, so a connection is useless after it.
+    /// What is sent vanishes, both ways, and the connections stay open: only a heartbeat can tell. What was dropped
+    /// does not come later, so a connection is useless after it.
     Drop,
     /// Nothing is read any more, so that the sender's buffers fill: for write timeouts. It comes later, whole.
     Stall,

@@ -13,8 +13,8 @@
 //!   exists stays as it was.
 //!   A transport that reconnects declares again everything that was declared through it.
 //! - **C2 publish** returns `Ok` only when every queue that the message was routed to has stored it. `mandatory` and no
-//!   queue: [`PublishError::Unroutable`]. A queue that refuses it (full): [`PublishError::Rejected`]; one that drops its
-//!   head when it is full takes it, and its oldest message goes.
+//!   queue: [`PublishError::Unroutable`]. A queue that refuses it (full): [`PublishError::Rejected`]; one that drops
+//!   its head when it is full takes it, and its oldest message goes.
 //! - **C3 subscribe** hands out at most `prefetch` unsettled deliveries, in queue order, each to one subscriber.
 //!   It survives the loss of the connection: deliveries go on, unsettled ones come again.
 //! - **C4 settle**: acked is gone; requeued comes again near the head, with `redelivered` set and `returned` one
@@ -29,21 +29,24 @@
 //! - **C10 fidelity**: all fields of a [`Message`] arrive as published, headers of every [`Value`] included.
 //! - **C11 close**: pending and later publishes end with [`PublishError::Closed`], subscriptions end.
 //! - **C12 cancellation**: any future of a transport may be dropped at any await; nothing breaks for others.
-//! - **C13 streams**: every subscriber reads everything, in order, from where it starts ([`Start`]), however often others
-//!   have read it, and however each delivery is settled: that only makes room for more, and may do so late (RabbitMQ
-//!   delivers beyond the prefetch what it stored at once). What is older than the stream's age or beyond its size goes
-//!   in due course, the oldest first. A subscriber that reconnects goes on after the last delivery it was handed, with
-//!   none left out and none repeated; one that has not had any since its start may then get some from up to a second
-//!   before it. A stream that was deleted and made anew meanwhile is read from its start. Its depth is always 0.
+//! - **C13 streams**: every subscriber reads everything, in order, from where it starts ([`Start`]), however often
+//!   others have read it, and however each delivery is settled: that only makes room for more, and may do so late
+//!   (RabbitMQ delivers beyond the prefetch what it stored at once). What is older than the stream's age or beyond its
+//!   size goes in due course, the oldest first. A subscriber that reconnects goes on after the last delivery it was
+//!   handed, with none left out and none repeated; one that has not had any since its start may then get some from up
+//!   to a second before it. A stream that was deleted and made anew meanwhile is read from its start. Its depth is
+//!   always 0.
 //! - **C14 set_prefetch**: soon after it, up to so many deliveries *more* than are held at that moment may come; those
 //!   stay ours to settle, and count no more. Where only one consumer is active, another may take over. In a
 //!   stream it may do nothing.
-//! - **C15 purge** removes what waits, without dead-lettering it; what subscribers hold stays theirs. No queue: nothing.
+//! - **C15 purge** removes what waits, without dead-lettering it; what subscribers hold stays theirs. No queue:
+//!   nothing.
 //! - **C16 delete** removes a queue that nobody consumes, with its bindings and all that is in it, which is not
 //!   dead-lettered. It is not declared again after a reconnect. No queue: nothing.
 
 pub mod amqp;
 pub mod in_process;
+mod intercept;
 
 use std::fmt;
 use std::sync::Arc;

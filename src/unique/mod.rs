@@ -1,7 +1,8 @@
 //! [`Unique`]: of all tasks with the same key only one at a time waits or runs.
 //!
-//! Who has a key is decided by the order of the stream `{ns}.unique`: a producer appends its claim and reads on until it
-//! meets it. What it has met before that, all others have met before it too. No gate, no lock, no queue for each key.
+//! Who has a key is decided by the order of the stream `{ns}.unique`: a producer appends its claim and reads on until
+//! it meets it. What it has met before that, all others have met before it too. No gate, no lock, no queue for each
+//! key.
 
 mod claim;
 mod claims;

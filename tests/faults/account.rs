@@ -102,8 +102,8 @@ impl Account {
         lost
     }
 
-    /// Whether a process panicked. The client library panics instead of returning some errors, in tasks of its own: that
-    /// is caught, and counts as a lost connection.
+    /// Whether a process panicked. The client library panics instead of returning some errors, in tasks of its own:
+    /// that is caught, and counts as a lost connection.
     pub fn panicked(&self) -> bool {
         self.log.iter().any(|line| line.contains("panicked at") && !line.contains("/amqprs-"))
     }

@@ -7,7 +7,8 @@ use crate::run::FAST;
 use crate::run::Run;
 use crate::worker::PREFETCH;
 
-/// One loss of all connections: what the consumer had not settled comes again, and what was not confirmed is sent again.
+/// One loss of all connections: what the consumer had not settled comes again, and what was not confirmed is sent
+/// again.
 const MOST_REPEATS: usize = PREFETCH as usize + FAST.enqueued;
 
 #[tokio::test(flavor = "multi_thread")]

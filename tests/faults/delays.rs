@@ -1,5 +1,5 @@
-//! Delayed tasks, while their consumer or their broker is killed. Nobody schedules them: their enqueuer ends once it has
-//! enqueued them, and then there is the broker, and a consumer.
+//! Delayed tasks, while their consumer or their broker is killed. Nobody schedules them: their enqueuer ends once it
+//! has enqueued them, and then there is the broker, and a consumer.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Tasks are neither lost nor repeated more than they may be: producer and consumer in processes of their own, on a real
-//! RabbitMQ, while each of the three and what is between them fails.
+//! Tasks are neither lost nor repeated more than they may be: producer and consumer in processes of their own, on a
+//! real RabbitMQ, while each of the three and what is between them fails.
 
 #![allow(
     clippy::unwrap_used,

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde::Serialize;
 use taskhare::Broker;
 use taskhare::Consumer;
+use taskhare::ConsumerBuilder;
 use taskhare::Producer;
 use taskhare::Replication;
 use taskhare::Task;
@@ -120,22 +121,18 @@ async fn produce(broker: &Broker, at_a_time: usize) {
     hands.join_all().await;
 }
 
-/// Runs tasks until the parent closes our standard input, and says which are done.
+/// Says which tasks are done.
 async fn consume(broker: &Broker, at_a_time: usize) {
-    let consumer = Consumer::builder(broker)
+    let builder = Consumer::builder(broker)
         .handler_fn(|task: Count, ctx| async move {
             tokio::time::sleep(WORK).await;
             let word = if ctx.is_redelivered() { "again" } else { "done" };
             say(&format!("{word} {}", task.number));
             Ok(())
         })
-        .concurrency(at_a_time)
         .prefetch(PREFETCH)
-        .shutdown_grace(Duration::from_secs(5))
-        .start()
-        .await
-        .unwrap();
-    consumer.run_until(parent().cancelled()).await;
+        .shutdown_grace(Duration::from_secs(5));
+    run(builder, at_a_time).await;
 }
 
 /// It is delayed.
@@ -151,21 +148,16 @@ impl Task for Later {
 
 /// Says when tasks start.
 async fn wait(broker: &Broker, at_a_time: usize) {
-    let consumer = Consumer::builder(broker)
-        .handler_fn(|task: Later, ctx| async move {
-            say_attempt(task.number, &ctx);
-            Ok(())
-        })
-        .concurrency(at_a_time)
-        .start()
-        .await
-        .unwrap();
-    consumer.run_until(parent().cancelled()).await;
+    let builder = Consumer::builder(broker).handler_fn(|task: Later, ctx| async move {
+        say_attempt(task.number, &ctx);
+        Ok(())
+    });
+    run(builder, at_a_time).await;
 }
 
 /// Takes long for each task, for a broker that lets it hold one for less.
 async fn dig(broker: &Broker, at_a_time: usize) {
-    let consumer = Consumer::builder(broker)
+    let builder = Consumer::builder(broker)
         .handler_fn(|task: Count, ctx| async move {
             say_attempt(task.number, &ctx);
             tokio::time::sleep(LONG).await;
@@ -173,44 +165,36 @@ async fn dig(broker: &Broker, at_a_time: usize) {
             say(&format!("{word} {}", task.number));
             Ok(())
         })
-        .consumer_timeout(LONG / 3)
-        .concurrency(at_a_time)
-        .start()
-        .await
-        .unwrap();
-    consumer.run_until(parent().cancelled()).await;
+        .consumer_timeout(LONG / 3);
+    run(builder, at_a_time).await;
 }
 
 /// Fails, and says when it tried.
 async fn retry(broker: &Broker, at_a_time: usize) {
-    let consumer = Consumer::builder(broker)
-        .handler_fn(|task: Flaky, ctx| async move {
-            say_attempt(task.number, &ctx);
-            if ctx.attempt() <= 3 { Err(TaskError::retry("not yet")) } else { Ok(()) }
-        })
-        .concurrency(at_a_time)
-        .start()
-        .await
-        .unwrap();
-    consumer.run_until(parent().cancelled()).await;
+    let builder = Consumer::builder(broker).handler_fn(|task: Flaky, ctx| async move {
+        say_attempt(task.number, &ctx);
+        if ctx.attempt() <= 3 { Err(TaskError::retry("not yet")) } else { Ok(()) }
+    });
+    run(builder, at_a_time).await;
 }
 
 /// Runs tasks until one of them kills this process.
 async fn fall_victim(broker: &Broker, at_a_time: usize) {
-    let consumer = Consumer::builder(broker)
-        .handler_fn(|task: Count, _ctx| async move {
-            say(&format!("started {}", task.number));
-            tokio::time::sleep(SOME_TIME).await;
-            if task.number >= POISON {
-                std::process::abort();
-            }
-            say(&format!("done {}", task.number));
-            Ok(())
-        })
-        .concurrency(at_a_time)
-        .start()
-        .await
-        .unwrap();
+    let builder = Consumer::builder(broker).handler_fn(|task: Count, _ctx| async move {
+        say(&format!("started {}", task.number));
+        tokio::time::sleep(SOME_TIME).await;
+        if task.number >= POISON {
+            std::process::abort();
+        }
+        say(&format!("done {}", task.number));
+        Ok(())
+    });
+    run(builder, at_a_time).await;
+}
+
+/// Runs tasks until the parent closes our standard input.
+async fn run(builder: ConsumerBuilder, at_a_time: usize) {
+    let consumer = builder.concurrency(at_a_time).start().await.unwrap();
     consumer.run_until(parent().cancelled()).await;
 }
 

@@ -1,5 +1,6 @@
 //! The ten ways in which RabbitMQ, used as its features invite to, loses tasks or stops: what it does, where that is
-//! cheap to show, and that taskhare does not fall into it. The others are shown elsewhere, or touch nothing that exists:
+//! cheap to show, and that taskhare does not fall into it. The others are shown elsewhere, or touch nothing that
+//! exists:
 //!
 //! | trap | taskhare |
 //! | --- | --- |
@@ -150,7 +151,8 @@ async fn delayed_tasks_wait_on_the_broker_and_not_in_a_consumer() {
     assert!(receipt.tasks.is_empty(), "{receipt:?}");
 }
 
-/// Where a queue has no delivery limit, what comes back goes to its end, and pushes out what is newer. All of ours have one.
+/// Where a queue has no delivery limit, what comes back goes to its end, and pushes out what is newer. All of ours have
+/// one.
 // 5
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_back_to_a_full_queue_pushes_out_nothing_newer() {

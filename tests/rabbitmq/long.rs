@@ -150,8 +150,8 @@ async fn a_task_longer_than_the_timeout_of_the_node_runs_once_and_without_leases
     assert_eq!((broker.waiting("default").await.unwrap(), broker.dead("default").await.unwrap()), (0, 0));
 }
 
-/// The broker removes a lease queue that nobody has used for a day, with all that is in it. That day begins anew with the
-/// broker, and what dead processes held is gone by its end.
+/// The broker removes a lease queue that nobody has used for a day, with all that is in it. That day begins anew with
+/// the broker, and what dead processes held is gone by its end.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_held_goes_home_though_the_broker_was_down_for_longer_than_it_keeps_the_queue() {
     let lab = TestBroker::start().await.unwrap();

@@ -8,8 +8,9 @@ use crate::outcome::Outcome;
 /// When a consumer stops to start tasks of one type because what they depend on is down:
 /// [`circuit_breaker`](crate::ConsumerBuilder::circuit_breaker).
 ///
-/// After so many attempts in a row have failed it opens: for a while none is started, and none uses up its attempts. Then
-/// one is, as a probe. If that succeeds the breaker closes and all may start; if it fails, it is open for as long again.
+/// After so many attempts in a row have failed it opens: for a while none is started, and none uses up its attempts.
+/// Then one is, as a probe. If that succeeds the breaker closes and all may start; if it fails, it is open for as long
+/// again.
 ///
 /// Errors (also with [`retry_after`](crate::TaskError::retry_after)), panics, timeouts and deadlines that pass while a
 /// task runs are failures. What says something about the task only is neither failure nor success: a
@@ -101,8 +102,8 @@ enum State {
 }
 
 impl Breaker {
-    /// Between two of those that were turned away, when they come back: none of them is to be late for long, and not all
-    /// are to come at once, for but one is a probe.
+    /// Between two of those that were turned away, when they come back: none of them is to be late for long, and not
+    /// all are to come at once, for but one is a probe.
     const SPREAD: Duration = Duration::from_millis(10);
     /// How soon, and how late, those ask again that come while a probe runs.
     const ASK_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));

@@ -5,8 +5,6 @@ mod rate;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
 use std::time::Duration;
 
 use governor::clock::Clock as _;
@@ -24,6 +22,7 @@ use crate::clock::Clock;
 use crate::envelope;
 use crate::error::Error;
 use crate::error::Result;
+use crate::lock::Lock;
 use crate::message::Message;
 use crate::message::whole_milliseconds;
 use crate::outcome::Outcome;
@@ -60,7 +59,7 @@ impl Limits {
                 pacer: rate.map(|limit| Pacer::new(limit, ticks)),
                 breaker: breaker.map(Breaker::new),
             };
-            (*name, Arc::new(Limited { name, ticks, state: Mutex::new(state) }))
+            (*name, Arc::new(Limited { name, ticks, state: Lock::new(state) }))
         });
         let gate = Limiting { types: types.collect(), ticks, clock };
         Ok((!gate.types.is_empty()).then(|| Arc::new(gate) as Arc<dyn Gate>))
@@ -84,7 +83,7 @@ impl Gate for Limiting {
             return Ok(None);
         }
         let turn = envelope::turn(message).map(|turn| tick + turn.saturating_sub(now));
-        let refused = match limited.lock().enter(tick, turn) {
+        let refused = match limited.state.lock().enter(tick, turn) {
             Ok(begun) => return Ok(begun.map(|begun| limited.watch(begun))),
             Err(refused) => refused,
         };
@@ -103,8 +102,8 @@ impl Gate for Limiting {
     }
 }
 
-/// When a task asks again that is to wait so long, in whole milliseconds since the Unix epoch: not after its deadline, for
-/// then it expires.
+/// When a task asks again that is to wait so long, in whole milliseconds since the Unix epoch: not after its deadline,
+/// for then it expires.
 fn ask_again(now: Duration, wait: Duration, deadline: Option<Duration>) -> Duration {
     let unseen = if wait > UNSEEN { UNSEEN.max(wait / 2) } else { wait };
     let until = whole_milliseconds(now + unseen);
@@ -115,7 +114,7 @@ fn ask_again(now: Duration, wait: Duration, deadline: Option<Duration>) -> Durat
 struct Limited {
     name: &'static str,
     ticks: Ticks,
-    state: Mutex<State>,
+    state: Lock<State>,
 }
 
 struct State {
@@ -143,17 +142,15 @@ impl State {
 }
 
 impl Limited {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nothing panics while holding this lock")
-    }
-
     fn watch(self: &Arc<Self>, begun: Period) -> Box<dyn Watch> {
         Box::new(Watching { limited: self.clone(), begun: Some(begun) })
     }
 
     fn ended(&self, begun: Period, evidence: Evidence) {
+        let mut state = self.state.lock();
         let change =
-            self.lock().breaker.as_mut().and_then(|breaker| breaker.end(begun, evidence, self.ticks.now()));
+            state.breaker.as_mut().and_then(|breaker| breaker.end(begun, evidence, self.ticks.now()));
+        drop(state);
         let name = self.name;
         match change {
             Some(Change::Opened { failures, open_for }) => {

@@ -122,8 +122,8 @@ struct Line {
     period: Duration,
     /// The first turn that is not promised to anybody.
     end: Duration,
-    /// The same among those whose turn has come and who found another in their place: a little late, or here from another
-    /// consumer. They do not go back to the end.
+    /// The same among those whose turn has come and who found another in their place: a little late, or here from
+    /// another consumer. They do not go back to the end.
     front: Duration,
 }
 
@@ -142,8 +142,8 @@ impl Line {
         }
     }
 
-    /// The turn of one that has to wait because there is a line. One that asks before its turn gets a better one if there
-    /// is any: the line may be shorter than where it was promised.
+    /// The turn of one that has to wait because there is a line. One that asks before its turn gets a better one if
+    /// there is any: the line may be shorter than where it was promised.
     fn place(&mut self, now: Duration, turn: Option<Duration>) -> Option<Duration> {
         match turn {
             _ if self.end <= now => None,

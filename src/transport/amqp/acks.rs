@@ -19,8 +19,8 @@ pub(super) enum Frame {
 
 /// Which deliveries of a channel are out, and which are finished but not yet reported.
 ///
-/// One frame can acknowledge all deliveries up to a tag, so what is finished behind a delivery that is still out waits a
-/// while for that one: a frame of its own costs as much as one for many.
+/// One frame can acknowledge all deliveries up to a tag, so what is finished behind a delivery that is still out waits
+/// a while for that one: a frame of its own costs as much as one for many.
 #[derive(Debug)]
 pub(super) struct Acks {
     /// From the oldest delivery that is out, by tag.

@@ -2,8 +2,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
@@ -24,6 +22,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::lock::Lock;
 use crate::transport::Publish;
 use crate::transport::amqp::declare::Closing;
 use crate::transport::amqp::properties;
@@ -160,23 +159,19 @@ pub(super) struct Confirms {
 struct Shared {
     /// Held while a tag is given and its frame queued, so that tags follow the order on the wire; and while the channel
     /// is declared dead, so that nothing is queued after that.
-    ledger: Mutex<Ledger>,
+    ledger: Lock<Ledger>,
     dead: CancellationToken,
     /// The same, for a look that takes no lock.
     is_dead: AtomicBool,
 }
 
 impl Shared {
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().expect("nothing panics while holding this lock")
-    }
-
     fn confirmed(&self, tag: u64, multiple: bool, outcome: &Outcome) {
-        self.ledger().confirmed(tag, multiple, outcome);
+        self.ledger.lock().confirmed(tag, multiple, outcome);
     }
 
     fn die(&self, outcome: &Outcome) {
-        self.ledger().die(outcome);
+        self.ledger.lock().die(outcome);
         self.is_dead.store(true, Ordering::Release);
         self.dead.cancel();
     }
@@ -185,7 +180,7 @@ impl Shared {
 impl Confirms {
     pub(super) async fn open(session: &Session) -> Result<Self, Failure> {
         let shared = Arc::new(Shared {
-            ledger: Mutex::default(),
+            ledger: Lock::default(),
             dead: CancellationToken::new(),
             is_dead: AtomicBool::new(false),
         });
@@ -222,7 +217,7 @@ impl Confirms {
 
     /// Tells those whose time is up.
     pub(super) fn expire(&self, now: Instant) {
-        self.shared.ledger().expire(now);
+        self.shared.ledger.lock().expire(now);
     }
 
     /// Sends; the outcome comes later, soon after `deadline` at the latest.
@@ -242,7 +237,7 @@ impl Confirms {
         let sending =
             self.channel.basic_publish(properties::encode(message), message.body.clone(), arguments);
         let sending = tokio::task::unconstrained(sending);
-        let mut ledger = self.shared.ledger();
+        let mut ledger = self.shared.ledger.lock();
         if ledger.is_dead {
             return Err(NotSent::Dead);
         }
@@ -308,7 +303,7 @@ impl ChannelCallback for OnChannel {
         content: Vec<u8>,
     ) {
         let id = properties.message_id().map(String::as_str);
-        self.shared.ledger().returned(fingerprint(ret.exchange(), ret.routing_key(), id, content.len()));
+        self.shared.ledger.lock().returned(fingerprint(ret.exchange(), ret.routing_key(), id, content.len()));
     }
 }
 

@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
@@ -14,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::lock::Lock;
 use crate::name::Name;
 use crate::topology::Target;
 use crate::topology::Topology;
@@ -22,21 +22,19 @@ use crate::transport::amqp::declare::declare;
 use crate::transport::amqp::options::Options;
 use crate::transport::amqp::session::Session;
 
-const POISONED: &str = "nothing panics while holding this lock";
-
 /// What both connections of one broker handle share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) options: Options,
     /// Everything declared so far.
-    topology: Mutex<Topology>,
+    topology: Lock<Topology>,
     /// Publishing and consuming end.
     pub(super) closing: CancellationToken,
     /// Connections end.
     pub(super) closed: CancellationToken,
     /// Tasks that send what was settled.
     pub(super) settling: TaskTracker,
-    last_loss: Mutex<Option<String>>,
+    last_loss: Lock<Option<String>>,
     /// Index into the options' endpoints: where the last connection succeeded, or the one after the last failure.
     endpoint: AtomicUsize,
 }
@@ -45,37 +43,37 @@ impl Shared {
     pub(super) fn new(options: Options) -> Self {
         Self {
             options,
-            topology: Mutex::default(),
+            topology: Lock::default(),
             closing: CancellationToken::new(),
             closed: CancellationToken::new(),
             settling: TaskTracker::new(),
-            last_loss: Mutex::default(),
+            last_loss: Lock::default(),
             endpoint: AtomicUsize::new(0),
         }
     }
 
     pub(super) fn last_loss(&self) -> Option<String> {
-        self.last_loss.lock().expect(POISONED).clone()
+        self.last_loss.lock().clone()
     }
 
     pub(super) fn topology(&self) -> Topology {
-        self.topology.lock().expect(POISONED).clone()
+        self.topology.lock().clone()
     }
 
     /// To be declared again on every new connection.
     pub(super) fn remember(&self, topology: &Topology) {
-        self.topology.lock().expect(POISONED).merge(topology);
+        self.topology.lock().merge(topology);
     }
 
     /// Not to be declared again.
     pub(super) fn forget(&self, queue: &Name) {
-        let mut topology = self.topology.lock().expect(POISONED);
+        let mut topology = self.topology.lock();
         topology.queues.retain(|known| known.name != *queue);
         topology.bindings.retain(|binding| binding.to != Target::Queue(queue.clone()));
     }
 
     fn lost(&self, why: String) {
-        *self.last_loss.lock().expect(POISONED) = Some(why);
+        *self.last_loss.lock() = Some(why);
     }
 
     async fn connect(&self, role: &str) -> Result<Session> {

@@ -207,8 +207,8 @@ impl Live {
         }
     }
 
-    /// To the prefetch asked for, on the same channel: what is handed out stays ours. Deliveries of the old consumer end
-    /// before those of the new one begin. Not for a stream, which would have to be told where to go on.
+    /// To the prefetch asked for, on the same channel: what is handed out stays ours. Deliveries of the old consumer
+    /// end before those of the new one begin. Not for a stream, which would have to be told where to go on.
     fn start_resize(&mut self, runtime: &Handle) {
         self.is_outdated = false;
         let (session, settler, old) = (self.session.clone(), self.settler.clone(), self.tag.clone());

@@ -9,7 +9,6 @@ use std::fmt;
 use std::future::Future;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -28,6 +27,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
+use crate::lock::Lock;
 use crate::transport::amqp::options::Options;
 use crate::transport::amqp::refusal;
 use crate::transport::amqp::url::Endpoint;
@@ -35,13 +35,11 @@ use crate::transport::amqp::url::Endpoint;
 /// The client library never frees the id of a channel that the broker closed, and panics when all 2047 are gone.
 const MOST_CHANNELS_LOST: u32 = 500;
 
-const POISONED: &str = "nothing panics while holding this lock";
-
 /// Whether a connection lives, and why not. Shared with its callbacks, which must not hold the connection.
 #[derive(Debug, Default)]
 pub(super) struct Health {
     lost: CancellationToken,
-    why: Mutex<Option<String>>,
+    why: Lock<Option<String>>,
     channels_lost: AtomicU32,
 }
 
@@ -69,11 +67,11 @@ impl Health {
     }
 
     pub(super) fn why(&self) -> String {
-        self.why.lock().expect(POISONED).clone().unwrap_or_else(|| "still connected".to_owned())
+        self.why.lock().clone().unwrap_or_else(|| "still connected".to_owned())
     }
 
     fn note(&self, why: impl Into<String>) {
-        self.why.lock().expect(POISONED).get_or_insert_with(|| why.into());
+        self.why.lock().get_or_insert_with(|| why.into());
     }
 }
 

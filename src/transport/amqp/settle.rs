@@ -2,8 +2,6 @@
 //! for many costs as much as one for one.
 
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
 use std::sync::Weak;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
@@ -19,6 +17,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::lock::Lock;
 use crate::transport::Settle;
 use crate::transport::Settlement;
 use crate::transport::amqp::acks::Acks;
@@ -30,7 +29,7 @@ const LINGER: Duration = Duration::from_millis(5);
 
 /// What the deliveries of a channel and its callback share: who holds the lock may send.
 pub(super) struct Outstanding {
-    state: Mutex<State>,
+    state: Lock<State>,
     /// Nothing may be sent any more. Written under the lock, read without.
     is_dead: AtomicBool,
     /// What was delivered and not handed out yet comes again elsewhere.
@@ -47,7 +46,7 @@ impl Outstanding {
     pub(super) fn new(prefetch: u16) -> Arc<Self> {
         let state = State { acks: Acks::new(prefetch), unsent: Vec::new() };
         Arc::new(Self {
-            state: Mutex::new(state),
+            state: Lock::new(state),
             is_dead: AtomicBool::new(false),
             is_stale: AtomicBool::new(false),
         })
@@ -56,7 +55,7 @@ impl Outstanding {
     /// Nothing is sent from now on: a frame on a closed channel costs the whole connection. Called before the client
     /// answers the broker's close, while holding the lock that every send holds.
     pub(super) fn die(&self) {
-        let _state = self.state();
+        let _state = self.state.lock();
         self.is_dead.store(true, Ordering::Release);
         self.is_stale.store(true, Ordering::Release);
     }
@@ -72,10 +71,6 @@ impl Outstanding {
 
     fn is_dead(&self) -> bool {
         self.is_dead.load(Ordering::Acquire)
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nothing panics while holding this lock")
     }
 }
 
@@ -108,7 +103,7 @@ impl Settler {
 
     /// `tag` is handed out.
     pub(super) fn delivered(&self, tag: u64) {
-        self.outstanding.state().acks.delivered(tag);
+        self.outstanding.state.lock().acks.delivered(tag);
     }
 
     /// Sends everything that can be sent, and nothing afterwards.
@@ -123,7 +118,7 @@ impl Settler {
 
     /// The prefetch is another from now on.
     pub(super) fn set_prefetch(&self, prefetch: u16) {
-        self.outstanding.state().acks.set_prefetch(prefetch);
+        self.outstanding.state.lock().acks.set_prefetch(prefetch);
     }
 
     /// How many deliveries were settled.
@@ -133,14 +128,14 @@ impl Settler {
 
     /// Sends everything that can be sent.
     fn flush(&self) {
-        let mut state = self.outstanding.state();
+        let mut state = self.outstanding.state.lock();
         let frames = state.acks.all();
         self.send(&mut state, &frames);
     }
 
     /// Sends what has lingered long enough, and comes back for the rest.
     fn lingered(&self) {
-        let mut state = self.outstanding.state();
+        let mut state = self.outstanding.state.lock();
         let frames = state.acks.lingered();
         self.send(&mut state, &frames);
         if state.acks.finished() > 0 || !state.unsent.is_empty() {
@@ -190,7 +185,7 @@ impl Settle for Settler {
     }
 
     fn settle(&self, tag: u64, settlement: Settlement) {
-        let mut state = self.outstanding.state();
+        let mut state = self.outstanding.state.lock();
         if self.outstanding.is_dead() || !state.acks.settled(tag, settlement) {
             return;
         }

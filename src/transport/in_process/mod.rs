@@ -11,8 +11,8 @@
 //! ```
 //!
 //! Where it is simpler than RabbitMQ: a message whose time to live is zero is never delivered; a full queue is exactly
-//! full; a dead letter that no target takes is tried again at each change instead of every three minutes; a stream loses
-//! what is too old or too much at once, and counts bodies only.
+//! full; a dead letter that no target takes is tried again at each change instead of every three minutes; a stream
+//! loses what is too old or too much at once, and counts bodies only.
 
 mod conflict;
 mod death;
@@ -23,8 +23,6 @@ mod subscription;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
 use std::sync::OnceLock;
 use std::sync::Weak;
 use std::task::Waker;
@@ -37,6 +35,7 @@ use tokio::time::timeout_at;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::Result;
+use crate::lock::Lock;
 use crate::message::Message;
 use crate::name::Name;
 use crate::topology::Topology;
@@ -126,7 +125,7 @@ impl fmt::Debug for InProcess {
 /// The state, and what is around it that is not pure.
 #[derive(Default)]
 struct Shared {
-    state: Mutex<State>,
+    state: Lock<State>,
     /// The alarm is set earlier than the timekeeper knows.
     rewound: Arc<Notify>,
     timekeeper: OnceLock<AbortOnDropHandle<()>>,
@@ -136,7 +135,7 @@ impl Shared {
     /// Changes the state, after what the time that has passed changes, and carries out what follows from it.
     fn change<T>(&self, act: impl FnOnce(&mut State, Instant) -> T) -> T {
         let now = Instant::now();
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let alarm = state.alarm();
         let mut woken = state.catch_up(now);
         let done = act(&mut state, now);
@@ -148,10 +147,6 @@ impl Shared {
         }
         woken.into_iter().for_each(Waker::wake);
         done
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nothing panics while it holds this lock")
     }
 
     /// Starts the timekeeper. Called where queues are declared: without one nothing can expire.

@@ -42,7 +42,7 @@ impl Subscription for InProcessSubscription {
         // A queue that never runs dry must not keep other tasks from running.
         let budget = ready!(coop::poll_proceed(cx));
         let Channel { broker, queue, id } = &*self.0;
-        let (next, _old_waker) = broker.lock().next(queue, *id, cx.waker());
+        let (next, _old_waker) = broker.state.lock().next(queue, *id, cx.waker());
         let next = match next {
             Next::Nothing => return Poll::Pending,
             Next::End => None,
