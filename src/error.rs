@@ -41,6 +41,15 @@ pub enum Error {
         reason: String,
     },
 
+    /// A [`Cadence`](crate::Cadence) that plans nothing, or that nobody can read.
+    #[error("invalid cadence {cadence:?}: {reason}")]
+    InvalidCadence {
+        /// The cadence as text, shortened.
+        cadence: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+
     /// No broker of the list could be reached.
     #[error("cannot connect to {hosts}")]
     Connect {

@@ -68,6 +68,7 @@
 //! `transport`, with its two implementations. `ARCHITECTURE.md` has the map.
 
 mod broker;
+mod cadence;
 mod clock;
 mod consumer;
 mod control;
@@ -100,6 +101,7 @@ pub use tokio_util::sync::CancellationToken;
 
 pub use broker::Broker;
 pub use broker::BrokerBuilder;
+pub use cadence::Cadence;
 #[cfg(feature = "limits")]
 pub use consumer::CircuitBreaker;
 pub use consumer::Consumer;

@@ -13,6 +13,7 @@ use std::path::Path;
 const LAYERS: &[&[&str]] = &[
     &["error", "lock"],
     &["name", "message", "clock", "lane", "outcome", "retry"],
+    &["cadence"],
     &["task", "history"],
     &["topology", "handler", "envelope", "reply"],
     &["transport"],
@@ -31,8 +32,13 @@ const BEHIND_THE_SEAM: &[&str] = &["transport::in_process", "transport::amqp"];
 const MAY_REACH_BEHIND: &[&str] = &["lib", "testing", "broker", "transport"];
 
 /// A dependency, and the only module that may name it.
-const CONFINED: &[(&str, &str)] =
-    &[("amqprs::", "transport::amqp"), ("governor::", "consumer::limits"), ("rmp_serde::", "envelope")];
+const CONFINED: &[(&str, &str)] = &[
+    ("amqprs::", "transport::amqp"),
+    ("croner::", "cadence::cron"),
+    ("governor::", "consumer::limits"),
+    ("jiff::", "cadence"),
+    ("rmp_serde::", "envelope"),
+];
 
 const MAX_LINES: usize = 500;
 
