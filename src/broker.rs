@@ -4,8 +4,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
+use std::sync::MutexGuard;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -27,6 +26,7 @@ use crate::topology::Namespace;
 use crate::topology::QueueDefaults;
 use crate::topology::QueueName;
 use crate::topology::Replication;
+use crate::topology::Topology;
 use crate::topology::wheel::Level;
 use crate::transport::Transport;
 use crate::transport::amqp::Amqp;
@@ -66,10 +66,21 @@ struct Inner {
     defaults: QueueDefaults,
     max_payload: usize,
     urgent_within: Duration,
-    /// Queues that this handle has declared.
-    declared: Mutex<HashSet<QueueName>>,
-    /// Whether this handle has declared the delay wheel.
-    has_wheel: AtomicBool,
+    /// What this handle has declared.
+    declared: Mutex<HashSet<Part>>,
+}
+
+/// A part of the topology, which a handle declares when it is first needed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Part {
+    /// Everything that a queue needs.
+    Queue(QueueName),
+    /// The delay wheel.
+    Wheel,
+    /// The stream of facts about tasks.
+    Control,
+    /// The stream of claims to unique keys.
+    Unique,
 }
 
 impl Broker {
@@ -201,30 +212,13 @@ impl Broker {
         self.log(self.0.names.control())
     }
 
-    /// Declares the stream of facts about tasks.
-    pub(crate) async fn declare_control(&self) -> Result<()> {
-        const BYTES: u64 = 32 * 1024 * 1024;
-        self.declare_log(&self.0.names.control(), Control::AGE, BYTES).await
-    }
-
     /// The stream of claims to unique keys.
     pub(crate) fn unique(&self) -> Place {
         self.log(self.0.names.unique())
     }
 
-    /// Declares the stream of claims to unique keys.
-    pub(crate) async fn declare_unique(&self) -> Result<()> {
-        const BYTES: u64 = 64 * 1024 * 1024;
-        self.declare_log(&self.0.names.unique(), Unique::LONGEST_WINDOW, BYTES).await
-    }
-
     fn log(&self, name: Name) -> Place {
         Place { transport: self.0.transport.clone(), exchange: name.clone(), stream: name }
-    }
-
-    async fn declare_log(&self, name: &Name, age: Duration, bytes: u64) -> Result<()> {
-        let topology = topology::of_log(name, self.0.defaults.replication, age, bytes);
-        self.0.transport.declare(&topology).await
     }
 
     pub(crate) fn clock(&self) -> Clock {
@@ -235,31 +229,24 @@ impl Broker {
         self.0.max_payload
     }
 
-    /// Declares everything that `queue` needs, unless this handle has done so already.
-    pub(crate) async fn declare(&self, queue: &QueueName) -> Result<()> {
-        if self.declared().contains(queue) {
-            return Ok(());
+    /// Declares a part, unless this handle has done so already.
+    pub(crate) async fn declare(&self, part: Part) -> Result<()> {
+        if !self.declared().contains(&part) {
+            self.0.transport.declare(&self.topology(&part)).await?;
+            self.declared().insert(part);
         }
-        self.declare_again(queue).await
-    }
-
-    /// Declares everything that `queue` needs, and the delay wheel if this handle uses it.
-    pub(crate) async fn declare_again(&self, queue: &QueueName) -> Result<()> {
-        let mut topology = topology::of_queue(&self.0.names, self.0.defaults, queue);
-        if self.0.has_wheel.load(Ordering::Acquire) {
-            topology.merge(&topology::of_wheel(&self.0.names, self.0.defaults));
-        }
-        self.0.transport.declare(&topology).await?;
-        self.declared().insert(queue.clone());
         Ok(())
     }
 
-    /// Declares the delay wheel, unless this handle has done so already.
-    pub(crate) async fn declare_wheel(&self) -> Result<()> {
-        if !self.0.has_wheel.load(Ordering::Acquire) {
-            self.0.transport.declare(&topology::of_wheel(&self.0.names, self.0.defaults)).await?;
-            self.0.has_wheel.store(true, Ordering::Release);
+    /// Declares everything that `queue` needs, and the delay wheel if this handle uses it: some of it is gone.
+    pub(crate) async fn declare_again(&self, queue: &QueueName) -> Result<()> {
+        let part = Part::Queue(queue.clone());
+        let mut topology = self.topology(&part);
+        if self.declared().contains(&Part::Wheel) {
+            topology.merge(&self.topology(&Part::Wheel));
         }
+        self.0.transport.declare(&topology).await?;
+        self.declared().insert(part);
         Ok(())
     }
 
@@ -269,7 +256,19 @@ impl Broker {
         Ok(self.0.names.lease_queue(holder))
     }
 
-    fn declared(&self) -> std::sync::MutexGuard<'_, HashSet<QueueName>> {
+    fn topology(&self, part: &Part) -> Topology {
+        const MIB: u64 = 1024 * 1024;
+        let (names, defaults) = (&self.0.names, self.0.defaults);
+        let log = |name, age, bytes| topology::of_log(&name, defaults.replication, age, bytes);
+        match part {
+            Part::Queue(queue) => topology::of_queue(names, defaults, queue),
+            Part::Wheel => topology::of_wheel(names, defaults),
+            Part::Control => log(names.control(), Control::AGE, 32 * MIB),
+            Part::Unique => log(names.unique(), Unique::LONGEST_WINDOW, 64 * MIB),
+        }
+    }
+
+    fn declared(&self) -> MutexGuard<'_, HashSet<Part>> {
         self.0.declared.lock().expect("nothing panics while holding this lock")
     }
 }
@@ -463,7 +462,6 @@ impl BrokerBuilder {
             max_payload: self.max_payload,
             urgent_within: self.urgent_within,
             declared: Mutex::default(),
-            has_wheel: AtomicBool::new(false),
         })))
     }
 }

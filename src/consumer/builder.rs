@@ -34,6 +34,7 @@ use super::suspicion::LEAST_CRASH_LIMIT;
 use super::term::Term;
 use super::ward::Ward;
 use crate::broker::Broker;
+use crate::broker::Part;
 use crate::dead::DeadLetter;
 use crate::error::Error;
 use crate::error::Result;
@@ -301,8 +302,8 @@ impl ConsumerBuilder {
         let (stop, mut dispatchers) = (CancellationToken::new(), JoinSet::new());
         if self.declares {
             // For retries; declared now, so that a failure to do so shows.
-            self.broker.declare_wheel().await?;
-            self.broker.declare_control().await?;
+            self.broker.declare(Part::Wheel).await?;
+            self.broker.declare(Part::Control).await?;
         }
         let leases = Arc::new(LeaseQueue::new(&self.broker, self.term)?);
         let staff = Staff::gather(&self.broker, self.registry, self.attempts, leases.clone()).await?;
@@ -310,7 +311,7 @@ impl ConsumerBuilder {
         let mut started = Vec::new();
         for (queue, settings) in queues {
             if self.declares {
-                self.broker.declare(&queue).await?;
+                self.broker.declare(Part::Queue(queue.clone())).await?;
             }
             let (concurrency, prefetch) = settings.resolve(self.defaults);
             let sequel = Arc::new(Sequel::new(&self.broker, queue.clone(), hook.clone()));

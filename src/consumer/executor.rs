@@ -297,6 +297,7 @@ impl Drop for Unfinished<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::Part;
     use crate::consumer::registry::FnHandler;
     use crate::consumer::term::Term;
     use crate::handler::TaskError;
@@ -339,7 +340,7 @@ mod tests {
         }));
         let defaults = Defaults { retry: RetryPolicy::fixed(4 * SECOND), ..Defaults::default() };
         let stop = CancellationToken::new();
-        broker.declare_control().await.unwrap();
+        broker.declare(Part::Control).await.unwrap();
         let leases = Arc::new(LeaseQueue::new(&broker, Term::default()).unwrap());
         let staff = Staff::gather(&broker, registry, defaults, leases).await.unwrap();
         let sequel = Arc::new(Sequel::new(&broker, queue.clone(), None));

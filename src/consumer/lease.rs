@@ -253,6 +253,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::broker::Part;
     use crate::envelope::Envelope;
     use crate::lane::Lane;
     use crate::producer::Producer;
@@ -280,7 +281,7 @@ mod tests {
             let broker = Broker::in_process();
             let leases = LeaseQueue::new(&broker, Term::default()).unwrap();
             let queue = QueueName::new("default").unwrap();
-            broker.declare(&queue).await.unwrap();
+            broker.declare(Part::Queue(queue.clone())).await.unwrap();
             let lane = Subscribe::new(broker.names().lane(&queue, Lane::Normal), 1, "");
             let lane = broker.transport().subscribe(lane).await.unwrap();
             Self { broker, queue, leases, lane }

@@ -6,6 +6,7 @@ use super::hook::Hook;
 use super::receipt::Report;
 use super::suspicion::came_back;
 use crate::broker::Broker;
+use crate::broker::Part;
 use crate::control::Verdict;
 use crate::dead::DeadLetter;
 use crate::envelope;
@@ -209,7 +210,7 @@ impl Sequel {
                 Err(error) if error.is_missing() => {
                     // Somebody deleted it; if this fails too, the next round tells.
                     tracing::warn!(queue = %self.queue, %error, "a task's next message found no queue");
-                    let _ = self.broker.declare_wheel().await;
+                    let _ = self.broker.declare(Part::Wheel).await;
                     let _ = self.broker.declare_again(&self.queue).await;
                 }
                 // It will never take this one (too large for it with its headers, say): the broker's own

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Producer;
 use super::enqueue::Enqueue;
+use crate::broker::Part;
 use crate::control::Decision;
 use crate::control::Fact;
 use crate::error::Result;
@@ -69,7 +70,7 @@ impl Producer {
     pub(super) async fn decide(&self, id: TaskId, decision: Decision, timeout: Duration) -> Result<()> {
         let producer = &*self.0;
         if producer.declares {
-            producer.control.get_or_try_init(|| producer.broker.declare_control()).await?;
+            producer.broker.declare(Part::Control).await?;
         }
         let fact = Fact { id, decision, at: producer.broker.clock().now() };
         producer.broker.control().append(fact.seal(), timeout).await

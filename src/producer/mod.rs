@@ -11,9 +11,8 @@ use std::sync::Arc;
 use std::sync::RwLock;
 use std::time::Duration;
 
-use tokio::sync::OnceCell;
-
 use crate::broker::Broker;
+use crate::broker::Part;
 use crate::control::Decision;
 use crate::envelope;
 use crate::envelope::Envelope;
@@ -59,8 +58,6 @@ struct Inner {
     timeout: Duration,
     declares: bool,
     outputs: outputs::Outputs,
-    /// That the stream of facts is declared.
-    control: OnceCell<()>,
     uniqueness: Uniqueness,
     routes: RwLock<HashMap<String, Arc<Route>>>,
 }
@@ -123,7 +120,7 @@ impl Producer {
         let now = producer.broker.clock().now();
         let due = options.start.due(now);
         if producer.declares && Route::is_delayed(due, now) {
-            Box::pin(producer.broker.declare_wheel()).await?;
+            Box::pin(producer.broker.declare(Part::Wheel)).await?;
         }
         let id = options.id.unwrap_or_else(|| TaskId::at(now));
         let deadline = options.deadline(now);
@@ -215,7 +212,7 @@ impl Producer {
         }
         let name = QueueName::new(queue)?;
         if self.0.declares {
-            Box::pin(self.0.broker.declare(&name)).await?;
+            Box::pin(self.0.broker.declare(Part::Queue(name.clone()))).await?;
         }
         let route = Arc::new(self.0.broker.route(name));
         self.0.routes.write().expect(SOUND).insert(queue.to_owned(), route.clone());
@@ -281,7 +278,6 @@ impl ProducerBuilder {
             timeout: self.timeout,
             declares: self.declares,
             outputs: outputs::Outputs::default(),
-            control: OnceCell::new(),
             uniqueness: Uniqueness::default(),
             routes: RwLock::default(),
         }));

@@ -6,6 +6,7 @@ use tokio::sync::OnceCell;
 
 use super::Producer;
 use crate::broker::Broker;
+use crate::broker::Part;
 use crate::control::Decision;
 use crate::error::Error;
 use crate::error::Result;
@@ -89,7 +90,7 @@ impl Uniqueness {
     async fn follow(&self, broker: &Broker, declares: bool) -> Result<&Unique> {
         let follow = async {
             if declares {
-                broker.declare_unique().await?;
+                broker.declare(Part::Unique).await?;
             }
             Unique::follow(broker.unique()).await
         };
