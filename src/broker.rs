@@ -81,6 +81,8 @@ pub(crate) enum Part {
     Control,
     /// The stream of claims to unique keys.
     Unique,
+    /// The queue of the schedules.
+    Schedules,
 }
 
 impl Broker {
@@ -264,6 +266,7 @@ impl Broker {
             Part::Queue(queue) => topology::of_queue(names, defaults, queue),
             Part::Wheel => topology::of_wheel(names, defaults),
             Part::Control => log(names.control(), Control::AGE, 32 * MIB),
+            Part::Schedules => topology::of_schedules(names, defaults),
             Part::Unique => log(names.unique(), Unique::LONGEST_WINDOW, 64 * MIB),
         }
     }

@@ -16,6 +16,7 @@ use crate::lane::Priority;
 use crate::retry::RetryPolicy;
 use crate::task::Task;
 use crate::task::TaskId;
+use crate::tick::Tick;
 
 /// Runs the tasks of one type.
 ///
@@ -86,6 +87,7 @@ pub(crate) struct Attempt {
     pub(crate) redelivered: bool,
     pub(crate) enqueued_at: Duration,
     pub(crate) deadline: Option<Duration>,
+    pub(crate) tick: Option<Box<Tick>>,
     pub(crate) cancellation: Cancellation,
 }
 
@@ -172,6 +174,12 @@ impl TaskContext {
     #[must_use]
     pub fn deadline(&self) -> Option<SystemTime> {
         self.0.deadline.map(|deadline| UNIX_EPOCH + deadline)
+    }
+
+    /// Which tick of a schedule it is; `None` for a task that was enqueued by itself.
+    #[must_use]
+    pub fn tick(&self) -> Option<&Tick> {
+        self.0.tick.as_deref()
     }
 
     /// How long until [`deadline`](Self::deadline), by this consumer's clock; zero when it has passed.

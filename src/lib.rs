@@ -87,9 +87,11 @@ mod producer;
 mod reply;
 mod retry;
 mod route;
+mod schedule;
 mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod tick;
 #[doc(hidden)]
 pub mod topology;
 #[doc(hidden)]
@@ -132,9 +134,13 @@ pub use producer::OnDuplicate;
 pub use producer::Producer;
 pub use producer::ProducerBuilder;
 pub use retry::RetryPolicy;
+pub use schedule::Misfire;
+pub use schedule::Overlap;
+pub use schedule::Schedule;
 pub use task::ParseTaskIdError;
 pub use task::Task;
 pub use task::TaskId;
+pub use tick::Tick;
 pub use topology::Replication;
 
 /// The README's program, as a test.

@@ -7,6 +7,7 @@ use crate::envelope::Envelope;
 use crate::error::Error;
 use crate::lane::Lane;
 use crate::message::LONGEST_TIME_TO_LIVE;
+use crate::message::Value;
 use crate::message::whole_milliseconds;
 use crate::name::Name;
 use crate::task::TaskId;
@@ -15,6 +16,9 @@ use crate::topology::QueueName;
 use crate::topology::wheel::Passage;
 use crate::transport::Publish;
 use crate::transport::PublishError;
+
+/// More routing keys, beside the message's own: to RabbitMQ a header.
+const COPY_TO: &str = "CC";
 
 /// Where a task belongs that is held elsewhere for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +81,21 @@ impl Route {
         }
     }
 
+    /// The task of a tick, into its lane and the queue with key `schedules` in one publish. Without an expiration, which would
+    /// take the schedule out of its queue; the consumer looks at the deadline.
+    pub(crate) fn tick(&self, envelope: Envelope, now: Duration, schedules: &Name) -> Publish {
+        let left = envelope.deadline.map(|deadline| deadline.saturating_sub(now));
+        let lane = Lane::choose(envelope.priority, left, self.urgent_within);
+        let mut message = envelope.seal();
+        message.headers.insert(COPY_TO, Value::List(vec![schedules.as_str().into()]));
+        Publish {
+            exchange: self.tasks.clone(),
+            key: self.keys[lane as usize].clone(),
+            mandatory: true,
+            message,
+        }
+    }
+
     /// The same task, to be started apart from all others.
     pub(crate) fn quarantine(&self, envelope: Envelope, now: Duration) -> Publish {
         self.to(Names::quarantine_key(&self.queue), envelope, now)
@@ -128,7 +147,6 @@ mod tests {
     use super::*;
     use crate::lane::Priority;
     use crate::message::Headers;
-    use crate::message::Value;
     use crate::task::TaskId;
     use crate::topology::Namespace;
 
@@ -159,6 +177,7 @@ mod tests {
             revision: 0,
             returned: 0,
             unique: None,
+            tick: None,
             reply_to: None,
             payload: Vec::new(),
             rest: Headers::new(),

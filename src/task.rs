@@ -72,6 +72,11 @@ impl TaskId {
         Self(Builder::from_unix_timestamp_millis(milliseconds, &random).into_uuid())
     }
 
+    /// The id that follows from another one and `what`: always the same (a UUID of version 5).
+    pub(crate) fn derived(from: Self, what: &[u8]) -> Self {
+        Self(Uuid::new_v5(&from.0, what))
+    }
+
     /// When it was made, to the millisecond since the Unix epoch, if it says so: a UUID of version 7 does.
     pub(crate) fn time(self) -> Option<Duration> {
         let (seconds, nanoseconds) =

@@ -149,6 +149,11 @@ impl Cadence {
         Ok(planned.map(|planned| UNIX_EPOCH + planned))
     }
 
+    /// Whether it has one planned time only.
+    pub(crate) fn is_single(&self) -> bool {
+        matches!(self.kind, Kind::At(_))
+    }
+
     fn of(kind: Kind) -> Self {
         Self { kind, zone: None }
     }

@@ -185,6 +185,7 @@ impl Executor {
             redelivered,
             enqueued_at: envelope.enqueued_at,
             deadline: envelope.deadline,
+            tick: envelope.tick.clone(),
             cancellation: Cancellation::default(),
         })
     }

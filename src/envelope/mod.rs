@@ -20,6 +20,8 @@
 //! | `taskhare-returned` | how often it came back without an end before this message; absent: 0 |
 //! | `taskhare-lease` | which copy this is of a task that runs for long; 0: of none, and it may have been started before |
 //! | `taskhare-unique` | the key of which there may be one task at a time; absent: none |
+//! | `taskhare-tick` | of a schedule's task: which tick it is; see [`Tick`] |
+//! | `taskhare-schedule` | of the same, until somebody publishes it again: the schedule; see [`Entry`](crate::schedule) |
 //! | `taskhare-retry` | the enqueuer's retry policy, as text; absent: the handler's or the consumer's |
 //! | `taskhare-first-due` | of a retried task that was delayed, or of a deferred one: when its first attempt was due, in milliseconds |
 //! | `taskhare-turn` | of a task that waits because of a rate limit: the turn that it was promised, in milliseconds |
@@ -48,6 +50,7 @@ use crate::message::Message;
 use crate::message::Value;
 use crate::retry::RetryPolicy;
 use crate::task::TaskId;
+use crate::tick::Tick;
 
 pub(crate) use death::Death;
 pub(crate) use death::dead_letter;
@@ -71,6 +74,7 @@ const REVISION: &str = "taskhare-revision";
 const RETURNED: &str = "taskhare-returned";
 const LEASE: &str = "taskhare-lease";
 const UNIQUE: &str = "taskhare-unique";
+const TICK: &str = "taskhare-tick";
 const RETRY: &str = "taskhare-retry";
 const FIRST_DUE: &str = "taskhare-first-due";
 const TURN: &str = "taskhare-turn";
@@ -79,7 +83,7 @@ const HISTORY: &str = "taskhare-history";
 const QUEUE: &str = "taskhare-queue";
 
 /// The headers that are fields of an [`Envelope`], or follow from where it goes.
-const OURS: [&str; 13] = [
+const OURS: [&str; 15] = [
     ENQUEUED_AT,
     ATTEMPT,
     MAX_ATTEMPTS,
@@ -92,8 +96,13 @@ const OURS: [&str; 13] = [
     RETURNED,
     LEASE,
     UNIQUE,
+    TICK,
+    SCHEDULE,
     QUEUE,
 ];
+
+/// A schedule, on the message of its tick. The task itself does not need it.
+pub(crate) const SCHEDULE: &str = "taskhare-schedule";
 
 /// Why the broker moved a message for the first time since it was published.
 const FIRST_DEATH: &str = "x-first-death-reason";
@@ -120,6 +129,7 @@ pub(crate) struct Envelope {
     /// message begins anew, comes on top.
     pub(crate) returned: u32,
     pub(crate) unique: Option<String>,
+    pub(crate) tick: Option<Box<Tick>>,
     pub(crate) reply_to: Option<String>,
     pub(crate) payload: Vec<u8>,
     /// Headers that are not ours, and those of ours that are looked at only after a failure.
@@ -213,6 +223,9 @@ impl Envelope {
         if let Some(key) = self.unique {
             headers.insert(UNIQUE, key);
         }
+        if let Some(tick) = self.tick {
+            headers.insert(TICK, tick.to_value());
+        }
         for (name, value) in self.rest {
             headers.insert(name, value);
         }
@@ -303,6 +316,7 @@ impl Envelope {
             revision: headers.get(REVISION).and_then(Value::as_int).map_or(0, i64::unsigned_abs),
             returned: returned(message),
             unique: headers.get(UNIQUE).and_then(Value::as_text).map(str::to_owned),
+            tick: headers.get(TICK).and_then(Tick::from_value).map(Box::new),
             reply_to: None,
             payload: Vec::new(),
             rest: Headers::new(),
@@ -354,7 +368,12 @@ impl Envelope {
 
     /// The policy that travels with it. One that this release cannot read is as good as none.
     pub(crate) fn policy(&self) -> Option<RetryPolicy> {
-        self.rest.get(RETRY).and_then(Value::as_text).and_then(RetryPolicy::parse)
+        self.policy_text().and_then(RetryPolicy::parse)
+    }
+
+    /// The same, as it travels.
+    pub(crate) fn policy_text(&self) -> Option<&str> {
+        self.rest.get(RETRY).and_then(Value::as_text)
     }
 
     /// Lets a policy travel with it, given as [text](RetryPolicy::to_text).
@@ -402,6 +421,7 @@ mod tests {
             revision: 0,
             returned: 0,
             unique: None,
+            tick: None,
             reply_to: None,
             payload: vec![0xc0],
             rest: Headers::new(),
@@ -422,6 +442,13 @@ mod tests {
             revision: 2,
             returned: 3,
             unique: Some("user-7".to_owned()),
+            tick: Some(Box::new(Tick {
+                schedule: "report".to_owned(),
+                sequence: 7,
+                planned: Duration::from_millis(1_700_000_009_000),
+                is_triggered: true,
+                reports: true,
+            })),
             reply_to: Some("here".to_owned()),
             rest: [("tenant", "blue")].into_iter().collect(),
             ..envelope()
@@ -434,7 +461,7 @@ mod tests {
     #[test]
     fn what_the_broker_added_does_not_travel_on() {
         let mut message = envelope().seal();
-        for header in ["x-death", "x-delivery-count", "CC"] {
+        for header in ["x-death", "x-delivery-count", "CC", SCHEDULE] {
             message.headers.insert(header, 1);
         }
         assert_eq!(Envelope::open(message).unwrap(), envelope());

@@ -154,6 +154,7 @@ impl Producer {
             revision: if options.reschedules { revision(now) } else { 0 },
             returned: 0,
             unique: claim.as_ref().map(|claim| claim.key.clone()),
+            tick: None,
             reply_to: output.as_ref().map(|output| output.reply_to().to_owned()),
             payload,
             rest: Headers::new(),

@@ -14,6 +14,8 @@
 //!                  └──────────────────────────────────────────► {ns}.due                ▼
 //!                                                                     {ns}.{queue}.{lane}, or {ns}.undeliverable
 //!
+//!   a tick ───────────►  {ns}.tasks ── key {queue}.{lane} ──► its lane, and by CC: key schedules ──► {ns}.schedules
+//!
 //!   held for long ►  {ns}.lease (topic) ── key {holder}.… ──► {ns}.lease.{holder} ── unheld for 5 s ──► {ns}.due
 //! ```
 
@@ -307,6 +309,26 @@ pub(crate) fn of_lease(names: &Names, defaults: QueueDefaults, holder: &Name) ->
     topology.bindings.push(Binding {
         exchange: exchange.name.clone(),
         key: Names::lease_pattern(holder),
+        to: Target::Queue(queue.name.clone()),
+    });
+    topology.exchanges.push(exchange);
+    topology.queues.push(queue);
+    topology
+}
+
+/// The queue that holds the schedules, one message each, for the one scheduler that is active. Its exchange is that of the
+/// tasks, so that one publish leads to a lane and to it. What is nothing of a scheduler's goes to the undeliverable.
+pub(crate) fn of_schedules(names: &Names, defaults: QueueDefaults) -> Topology {
+    let mut topology = of_due(names, defaults);
+    let exchange = Exchange { name: names.tasks(), kind: ExchangeKind::Direct, alternate: None };
+    let queue = Queue {
+        dead_letter: Some(DeadLetter { exchange: names.undeliverable(), key: None }),
+        single_active_consumer: true,
+        ..Queue::new(names.schedules(), defaults.lasting())
+    };
+    topology.bindings.push(Binding {
+        exchange: exchange.name.clone(),
+        key: Names::schedules_key(),
         to: Target::Queue(queue.name.clone()),
     });
     topology.exchanges.push(exchange);

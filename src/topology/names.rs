@@ -199,6 +199,16 @@ impl Names {
         self.name(format_args!("unique"))
     }
 
+    /// The queue that holds the schedules.
+    pub(crate) fn schedules(&self) -> Name {
+        self.name(format_args!("schedules"))
+    }
+
+    /// The routing key of that queue. No lane has one without a dot.
+    pub(crate) fn schedules_key() -> Name {
+        name("schedules".to_owned())
+    }
+
     /// The exchange where outputs go back.
     pub(crate) fn outputs(&self) -> Name {
         self.name(format_args!("outputs"))

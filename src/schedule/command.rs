@@ -1,0 +1,234 @@
+//! [`Record`]: what there is in `{ns}.schedules`. Entries, and what somebody wants to become of them: [`Command`].
+//!
+//! A command is a message with the `type` `taskhare.schedule.pause`, say, its id as `message-id`, and in the table
+//! `taskhare-schedule` the `name` of the schedule, if it is about one, and the `sequence` of the tick that has ended. A
+//! declaration has the form of an [entry](super::Entry) without a version.
+
+use std::time::Duration;
+
+use super::Definition;
+use super::Entry;
+use super::entry::declaration;
+use super::entry::read_definition;
+use crate::envelope;
+use crate::envelope::Envelope;
+use crate::message::Headers;
+use crate::message::Message;
+use crate::message::Value;
+use crate::task::TaskId;
+
+const PREFIX: &str = "taskhare.schedule.";
+const PAUSE: &str = "pause";
+const RESUME: &str = "resume";
+const TRIGGER: &str = "trigger";
+const REMOVE: &str = "remove";
+const ENDED: &str = "ended";
+const LIST: &str = "list";
+const MARKER: &str = "marker";
+
+/// The last message of an answer.
+const DONE: &str = "taskhare.schedule.done";
+const ERROR: &str = "taskhare-error";
+
+/// A message in `{ns}.schedules`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Record {
+    Entry(Box<Entry>),
+    Command(Command),
+    /// Published only to be received again, by that name.
+    Marker(TaskId),
+}
+
+/// What somebody wants.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Command {
+    pub(crate) id: TaskId,
+    pub(crate) what: What,
+    /// When, since the Unix epoch, by the clock of whoever wants it.
+    pub(crate) at: Duration,
+    /// Where the answer goes.
+    pub(crate) reply_to: Option<String>,
+}
+
+/// What is to become of a schedule, by its name.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum What {
+    Declare(Box<Definition>),
+    Pause(String),
+    Resume(String),
+    Trigger(String),
+    Remove(String),
+    /// Nothing: a tick of it has ended.
+    Ended(String, u64),
+    /// Nothing: to be told of it, or of all.
+    List(Option<String>),
+}
+
+impl What {
+    /// The schedule that it changes.
+    pub(crate) fn schedule(&self) -> Option<&str> {
+        match self {
+            Self::Declare(definition) => Some(&definition.name),
+            Self::Pause(name)
+            | Self::Resume(name)
+            | Self::Trigger(name)
+            | Self::Remove(name)
+            | Self::Ended(name, _) => Some(name),
+            Self::List(_) => None,
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        match self {
+            // Written as an entry is.
+            Self::Declare(_) => "declare",
+            Self::Pause(_) => PAUSE,
+            Self::Resume(_) => RESUME,
+            Self::Trigger(_) => TRIGGER,
+            Self::Remove(_) => REMOVE,
+            Self::Ended(..) => ENDED,
+            Self::List(_) => LIST,
+        }
+    }
+}
+
+impl Command {
+    pub(crate) fn new(what: What, at: Duration) -> Self {
+        Self { id: TaskId::at(at), what, at, reply_to: None }
+    }
+
+    pub(crate) fn seal(self) -> Message {
+        let mut table = Headers::new();
+        match &self.what {
+            What::Declare(definition) => {
+                return Message { reply_to: self.reply_to, ..declaration(definition, self.id, self.at) };
+            }
+            What::Pause(name) | What::Resume(name) | What::Trigger(name) | What::Remove(name) => {
+                table.insert("name", name.as_str());
+            }
+            What::Ended(name, sequence) => {
+                table.insert("name", name.as_str());
+                table.insert("sequence", i64::try_from(*sequence).unwrap_or(i64::MAX));
+            }
+            What::List(name) => {
+                if let Some(name) = name {
+                    table.insert("name", name.as_str());
+                }
+            }
+        }
+        let mut message = bare(self.what.kind(), self.id);
+        message.timestamp = Some(self.at.as_secs());
+        message.reply_to = self.reply_to;
+        message.headers.insert(envelope::SCHEDULE, Value::Table(table));
+        message
+    }
+}
+
+/// A message that is only a kind and an id.
+fn bare(kind: &str, id: TaskId) -> Message {
+    Message { id: Some(id.to_string()), kind: Some(format!("{PREFIX}{kind}").into()), ..Message::default() }
+}
+
+impl Record {
+    /// The marker of that name.
+    pub(crate) fn marker(id: TaskId) -> Message {
+        bare(MARKER, id)
+    }
+
+    /// What a message is, or why it is nothing of ours.
+    pub(crate) fn read(mut message: Message) -> Result<Self, String> {
+        let table = match message.headers.remove(envelope::SCHEDULE) {
+            Some(Value::Table(table)) => Some(table),
+            _ => None,
+        };
+        // A task has one.
+        if message.content_type.is_some() {
+            let table = table.ok_or("a task, and of no schedule")?;
+            return Self::read_entry(&table, message);
+        }
+        let id = message
+            .id
+            .as_deref()
+            .and_then(|id| id.parse().ok())
+            .ok_or("no message-id that is one of ours")?;
+        let kind =
+            message.kind.as_deref().and_then(|kind| kind.strip_prefix(PREFIX)).ok_or("no type of ours")?;
+        if kind == MARKER {
+            return Ok(Self::Marker(id));
+        }
+        let table = table.unwrap_or_default();
+        let name = table.get("name").and_then(Value::as_text).map(str::to_owned);
+        let what = match (kind, name) {
+            (LIST, name) => What::List(name),
+            (PAUSE, Some(name)) => What::Pause(name),
+            (RESUME, Some(name)) => What::Resume(name),
+            (TRIGGER, Some(name)) => What::Trigger(name),
+            (REMOVE, Some(name)) => What::Remove(name),
+            (ENDED, Some(name)) => {
+                let sequence = table.get("sequence").and_then(Value::as_int);
+                What::Ended(name, sequence.and_then(|n| n.try_into().ok()).ok_or("no sequence")?)
+            }
+            _ => return Err(format!("type {kind:?}, or the name of a schedule is missing")),
+        };
+        let at = Duration::from_secs(message.timestamp.unwrap_or_default());
+        Ok(Self::Command(Command { id, what, at, reply_to: message.reply_to }))
+    }
+
+    fn read_entry(table: &Headers, mut message: Message) -> Result<Self, String> {
+        const INCOMPLETE: &str = "its table does not say all that a schedule's must";
+        let reply_to = message.reply_to.take();
+        let envelope = Envelope::open(message).map_err(|foreign| foreign.why)?;
+        if table.get("version").is_some() {
+            let entry = Entry::read(table, envelope).ok_or(INCOMPLETE)?;
+            return Ok(Self::Entry(Box::new(entry)));
+        }
+        let (id, at) = (envelope.id, envelope.enqueued_at);
+        let definition = read_definition(table, envelope).ok_or(INCOMPLETE)?;
+        Ok(Self::Command(Command { id, what: What::Declare(Box::new(definition)), at, reply_to }))
+    }
+}
+
+/// A message of the answer to a command.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Answer {
+    /// One of those that were asked for; others follow.
+    Entry(Box<Entry>),
+    /// It is done, and this was the last message.
+    Done,
+    /// It cannot be done.
+    Refused(String),
+}
+
+impl Answer {
+    pub(crate) fn seal(self, to: TaskId, now: Duration) -> Message {
+        let mut message = match self {
+            Self::Entry(entry) => {
+                let mut message = entry.envelope(None, now).seal();
+                // Whoever asks for a thousand schedules does not want a thousand payloads.
+                message.body = Vec::new();
+                message
+            }
+            Self::Done => Message { kind: Some(DONE.into()), ..Message::default() },
+            Self::Refused(reason) => {
+                let mut message = Message { kind: Some(DONE.into()), ..Message::default() };
+                message.headers.insert(ERROR, reason);
+                message
+            }
+        };
+        message.correlation_id = Some(to.to_string());
+        message
+    }
+
+    /// To which command it answers, and what; `None` if the message is something else.
+    pub(crate) fn open(message: Message) -> Option<(TaskId, Self)> {
+        let to = message.correlation_id.as_deref()?.parse().ok()?;
+        if message.content_type.is_none() && message.kind.as_deref() == Some(DONE) {
+            let error = message.headers.get(ERROR).and_then(Value::as_text);
+            return Some((to, error.map_or(Self::Done, |error| Self::Refused(error.to_owned()))));
+        }
+        match Record::read(message) {
+            Ok(Record::Entry(entry)) => Some((to, Self::Entry(entry))),
+            _ => None,
+        }
+    }
+}

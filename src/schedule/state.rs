@@ -1,0 +1,163 @@
+//! [`State`]: how far a schedule has come. Pure.
+
+use std::time::Duration;
+
+use super::Definition;
+use crate::task::TaskId;
+use crate::tick::Tick;
+
+/// How many of the last commands an entry remembers: more than can be on their way between a scheduler and its
+/// successor.
+const REMEMBERED: usize = 8;
+/// How many ticks are followed to their end at most. More than one only if somebody triggers them.
+const MOST_RUNNING: usize = 16;
+
+/// How far a schedule has come. Times are since the Unix epoch.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct State {
+    /// The command that made it: tells it from an earlier schedule of the same name.
+    pub(crate) origin: TaskId,
+    /// Of two entries of one schedule the one with the greater version counts.
+    pub(crate) version: u64,
+    /// From when its interval counts.
+    pub(crate) anchor: Duration,
+    /// What was planned up to then is dealt with.
+    pub(crate) passed: Duration,
+    /// How many ticks were fired.
+    pub(crate) sequence: u64,
+    pub(crate) last: Option<LastTick>,
+    pub(crate) is_paused: bool,
+    /// The ticks whose end is awaited.
+    pub(crate) running: Vec<Running>,
+    /// The last commands that changed it, so that none is carried out twice.
+    pub(crate) recent: Vec<u64>,
+    /// When a tick last ended, as far as this process knows.
+    pub(crate) free_since: Duration,
+}
+
+/// The tick fired last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LastTick {
+    pub(crate) planned: Duration,
+    pub(crate) fired: Duration,
+}
+
+/// A tick that has not ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Running {
+    pub(crate) sequence: u64,
+    pub(crate) since: Duration,
+}
+
+impl State {
+    /// That of a schedule declared by `command` at that time.
+    pub(crate) fn new(command: TaskId, definition: &Definition, declared: Duration) -> Self {
+        Self {
+            origin: command,
+            version: 1,
+            anchor: definition.starts.unwrap_or(declared),
+            passed: beginning(definition, declared),
+            sequence: 0,
+            last: None,
+            is_paused: false,
+            running: Vec::new(),
+            recent: vec![short(command)],
+            free_since: Duration::ZERO,
+        }
+    }
+
+    /// Fires a tick.
+    pub(crate) fn fire(
+        &mut self,
+        definition: &Definition,
+        planned: Duration,
+        passed: Duration,
+        now: Duration,
+    ) -> Tick {
+        self.passed = passed;
+        self.tick(definition, planned, false, now)
+    }
+
+    /// Fires one beside those that are planned.
+    pub(crate) fn trigger(&mut self, definition: &Definition, now: Duration) -> Tick {
+        self.tick(definition, Duration::from_secs(now.as_secs()), true, now)
+    }
+
+    fn tick(
+        &mut self,
+        definition: &Definition,
+        planned: Duration,
+        is_triggered: bool,
+        now: Duration,
+    ) -> Tick {
+        self.sequence += 1;
+        self.last = Some(LastTick { planned, fired: now });
+        let reports = definition.wants_reports();
+        if reports {
+            let excess = (self.running.len() + 1).saturating_sub(MOST_RUNNING);
+            self.running.drain(..excess);
+            self.running.push(Running { sequence: self.sequence, since: now });
+        }
+        let (schedule, sequence) = (definition.name.clone(), self.sequence);
+        Tick { schedule, sequence, planned, is_triggered, reports }
+    }
+
+    /// A tick has ended.
+    pub(crate) fn ended(&mut self, sequence: u64, now: Duration) {
+        self.running.retain(|running| running.sequence != sequence);
+        self.free_since = now;
+    }
+
+    /// Until when a tick is taken not to have ended; `None`: all have.
+    pub(crate) fn busy_until(&self, definition: &Definition, now: Duration) -> Option<Duration> {
+        let ends = self.running.iter().map(|running| running.since.saturating_add(definition.longest_run));
+        ends.max().filter(|end| *end > now)
+    }
+
+    /// Plans no ticks any more.
+    pub(crate) fn pause(&mut self) {
+        self.is_paused = true;
+    }
+
+    /// Plans ticks again; those that were not fired meanwhile are not made up for.
+    pub(crate) fn resume(&mut self, now: Duration) {
+        if self.is_paused {
+            self.is_paused = false;
+            self.passed = self.passed.max(now);
+        }
+    }
+
+    /// Goes on by another definition than `old`, which was declared at that time.
+    pub(crate) fn edit(&mut self, new: &Definition, old: &Definition, declared: Duration) {
+        if !new.keeps_time_of(old) {
+            self.anchor = new.starts.unwrap_or(declared);
+            self.passed = beginning(new, declared);
+        }
+        if !new.wants_reports() {
+            self.running.clear();
+        }
+    }
+
+    /// Whether that command has changed it already.
+    pub(crate) fn knows(&self, command: TaskId) -> bool {
+        self.recent.contains(&short(command))
+    }
+
+    /// Notes a command that changes it.
+    pub(crate) fn remember(&mut self, command: TaskId) {
+        let excess = (self.recent.len() + 1).saturating_sub(REMEMBERED);
+        self.recent.drain(..excess);
+        self.recent.push(short(command));
+    }
+}
+
+/// From when on what is planned counts: a single time counts also if it has passed.
+fn beginning(definition: &Definition, declared: Duration) -> Duration {
+    if definition.cadence.is_single() { Duration::ZERO } else { declared }
+}
+
+/// The random part of an id: enough to tell it from eight others.
+fn short(id: TaskId) -> u64 {
+    // Positive, as headers count.
+    (id.as_u128() as u64) >> 1
+}
