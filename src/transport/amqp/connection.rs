@@ -24,7 +24,7 @@ use crate::transport::amqp::session::Session;
 
 const POISONED: &str = "nothing panics while holding this lock";
 
-/// What both connections of one broker handle share.
+/// What all connections of one broker handle share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) options: Options,
