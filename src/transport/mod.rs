@@ -237,7 +237,8 @@ pub trait Tenure: Subscription + Sync {
     /// Sends at the call, after everything that was sent before over it; the future tells what became of it, `timeout`
     /// after the call at the latest. It is never sent a second time.
     ///
-    /// [`PublishError::Unavailable`] also while 4,096 are without a confirm, those included that have timed out.
+    /// [`PublishError::Unavailable`] also while 4,096 are without a confirm, those included that have timed out, or the
+    /// socket takes no more: then it may be tried again.
     fn publish(&self, publish: &Publish, timeout: Duration) -> BoxFuture<'static, Result<(), PublishError>>;
 }
 

@@ -78,7 +78,7 @@ impl Holder {
         };
         let why = match not_sent {
             NotSent::Dead => self.closing.why(),
-            NotSent::Stuck => "too many are without a confirm".to_owned(),
+            NotSent::Stuck => "too much is on its way".to_owned(),
         };
         Err(PublishError::Unavailable { waited: Duration::ZERO, last_loss: Some(why) })
     }
