@@ -43,6 +43,17 @@
 //!   nothing.
 //! - **C16 delete** removes a queue that nobody consumes, with its bindings and all that is in it, which is not
 //!   dead-lettered. It is not declared again after a reconnect. No queue: nothing.
+//! - **C17 hold**: like subscribe, not of a stream, and over a channel that publishes as well; but it survives nothing.
+//!   Once its channel or connection is lost, or the broker cancels its consumer (the queue deleted, a delivery held too
+//!   long), deliveries end and those handed out are lost; nothing more is sent; each publish without a confirm is
+//!   [`PublishError::Unconfirmed`], and each later one [`PublishError::Unavailable`]: the broker never sees it. A
+//!   publish that a queue refuses, perhaps for a moment only, is [`PublishError::Rejected`] at once; one that finds no
+//!   exchange or is too large costs the channel, on RabbitMQ. To cancel it is to close it, which gives back all it
+//!   holds in one step: where only one consumer is active, the next one gets that before anything published later.
+//!   `set_prefetch` does nothing. Up to 65,535 deliveries may be held for long, and settled in any order.
+//! - **C18 copies**: the message is routed by its own key and by those in its header `CC`, a list of texts, as one:
+//!   each queue stores it once, however many keys lead there, with the header; it is unroutable, or goes to the
+//!   alternate exchange, only if no key leads anywhere; rejected if any queue refuses it, though others then hold it.
 
 pub mod amqp;
 pub mod in_process;
@@ -55,6 +66,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use crate::error::Result;
@@ -82,6 +94,10 @@ pub trait Transport: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
 
     /// Starts to consume (C3).
     async fn subscribe(&self, subscribe: Subscribe) -> Result<Box<dyn Subscription>>;
+
+    /// Consumes over a channel that publishes as well, and that is never made anew (C17). Waits for a connection no
+    /// longer than for any answer of the broker.
+    async fn hold(&self, subscribe: Subscribe) -> Result<Box<dyn Tenure>>;
 
     /// How many messages wait in `queue`, ready to be delivered: 0 in a stream (C13); `None` if there is no such queue.
     async fn depth(&self, queue: &Name) -> Result<Option<u64>>;
@@ -213,6 +229,24 @@ pub trait Subscription: fmt::Debug + Send {
 
 impl dyn Subscription {
     /// [`poll_next`](Self::poll_next) as a future. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Delivery> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+}
+
+/// A consumer of one queue that publishes over the same channel (C17). When that is lost, so is it:
+/// [`poll_next`](Subscription::poll_next) ends.
+pub trait Tenure: Subscription + Sync {
+    /// Sends at the call, after everything that was sent before over it; the future tells what became of it, `timeout`
+    /// after the call at the latest. It is never sent a second time.
+    ///
+    /// [`PublishError::Unavailable`] also while 4,096 are without a confirm, those included that have timed out, or the
+    /// socket takes no more: then it may be tried again.
+    fn publish(&self, publish: &Publish, timeout: Duration) -> BoxFuture<'static, Result<(), PublishError>>;
+}
+
+impl dyn Tenure {
+    /// [`poll_next`](Subscription::poll_next) as a future. Cancel-safe.
     pub async fn next(&mut self) -> Option<Delivery> {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
     }

@@ -19,8 +19,11 @@ pub(super) enum Frame {
 
 /// Which deliveries of a channel are out, and which are finished but not yet reported.
 ///
-/// One frame can acknowledge all deliveries up to a tag, so what is finished behind a delivery that is still out waits
-/// a while for that one: a frame of its own costs as much as one for many.
+/// One frame can acknowledge all deliveries up to a tag, so what is finished behind a delivery that is still out waits a
+/// while for that one: a frame of its own costs as much as one for many.
+///
+/// No step looks at all that is out: that may be tens of thousands, for hours, settled in any order. It costs a byte
+/// for each delivery since the oldest that is out.
 #[derive(Debug)]
 pub(super) struct Acks {
     /// From the oldest delivery that is out, by tag.
@@ -33,6 +36,10 @@ pub(super) struct Acks {
     before: usize,
     /// How many in the window are.
     behind: usize,
+    /// Their tags, in the order of the acks; and some that lie before the window by now.
+    unreported: VecDeque<u64>,
+    /// How many of those, the first, were there when the linger ended last.
+    aged: usize,
     batch: usize,
 }
 
@@ -40,8 +47,8 @@ pub(super) struct Acks {
 enum Slot {
     /// Handed out and not settled.
     Out,
-    /// Acked, not reported; `aged` if it was so when the linger ended last.
-    Acked { aged: bool },
+    /// Acked, not reported.
+    Acked,
     /// Not ours any more.
     Gone,
 }
@@ -53,7 +60,16 @@ fn batch(prefetch: u16) -> usize {
 
 impl Acks {
     pub(super) fn new(prefetch: u16) -> Self {
-        Self { window: VecDeque::new(), base: 0, prefix: None, before: 0, behind: 0, batch: batch(prefetch) }
+        Self {
+            window: VecDeque::new(),
+            base: 0,
+            prefix: None,
+            before: 0,
+            behind: 0,
+            unreported: VecDeque::new(),
+            aged: 0,
+            batch: batch(prefetch),
+        }
     }
 
     pub(super) fn set_prefetch(&mut self, prefetch: u16) {
@@ -78,11 +94,14 @@ impl Acks {
         let Some(slot @ Slot::Out) = slot else { return false };
         *slot = Slot::Gone;
         if settlement == Settlement::Ack {
-            *slot = Slot::Acked { aged: false };
+            *slot = Slot::Acked;
             self.behind += 1;
+            if tag > self.base {
+                self.unreported.push_back(tag);
+            }
         }
         while let Some(slot) = self.window.front().filter(|slot| **slot != Slot::Out) {
-            if matches!(slot, Slot::Acked { .. }) {
+            if *slot == Slot::Acked {
                 self.prefix = Some(self.base);
                 self.before += 1;
                 self.behind -= 1;
@@ -90,7 +109,15 @@ impl Acks {
             self.window.pop_front();
             self.base += 1;
         }
+        while self.unreported.front().is_some_and(|tag| *tag < self.base) {
+            self.forget_first();
+        }
         true
+    }
+
+    fn forget_first(&mut self) -> Option<u64> {
+        self.aged = self.aged.saturating_sub(1);
+        self.unreported.pop_front()
     }
 
     /// How many are acked and not reported.
@@ -98,12 +125,12 @@ impl Acks {
         self.before + self.behind
     }
 
-    /// What should be sent now: a full batch, or everything if so much waits that the broker may run out of room to
-    /// deliver into. The rest lingers, also while nothing else is under way: on a quorum queue an ack of one message
+    /// What should be sent now: a full batch, or two in single frames if so much waits that the broker may run out of
+    /// room to deliver into. The rest lingers, also while nothing else is under way: on a quorum queue an ack of one message
     /// costs the broker as much as an ack of many.
     pub(super) fn due(&self) -> Vec<Frame> {
         if self.finished() >= 2 * self.batch {
-            self.all()
+            self.frames(self.unreported.len()).take(2 * self.batch).collect()
         } else if self.before >= self.batch {
             self.prefix.map(Frame::AckUpTo).into_iter().collect()
         } else {
@@ -114,25 +141,23 @@ impl Acks {
     /// What should be sent at the end of the linger: what lies before the oldest delivery that is out, and what has
     /// waited behind it since the last time.
     pub(super) fn lingered(&mut self) -> Vec<Frame> {
-        let frames = self.frames(|slot| slot == Slot::Acked { aged: true });
-        for slot in &mut self.window {
-            if let Slot::Acked { aged } = slot {
-                *aged = true;
-            }
-        }
+        let frames = self.frames(self.aged).collect();
+        self.aged = self.unreported.len();
         frames
     }
 
     /// All that can be sent.
     pub(super) fn all(&self) -> Vec<Frame> {
-        self.frames(|slot| matches!(slot, Slot::Acked { .. }))
+        self.frames(self.unreported.len()).collect()
     }
 
-    fn frames(&self, single: impl Fn(Slot) -> bool) -> Vec<Frame> {
-        let singles = (self.base..).zip(&self.window).filter(|(_, slot)| single(**slot));
-        self.prefix.map(Frame::AckUpTo).into_iter().chain(singles.map(|(tag, _)| Frame::Ack(tag))).collect()
+    /// For what lies before the window, and for the first `count` in it.
+    fn frames(&self, count: usize) -> impl Iterator<Item = Frame> {
+        let tags = self.unreported.iter().take(count).filter(|tag| **tag >= self.base);
+        self.prefix.map(Frame::AckUpTo).into_iter().chain(tags.map(|tag| Frame::Ack(*tag)))
     }
 
+    /// To be told of each frame, in the order they were given.
     pub(super) fn sent(&mut self, frame: Frame) {
         match frame {
             Frame::AckUpTo(_) => {
@@ -140,8 +165,9 @@ impl Acks {
                 self.before = 0;
             }
             Frame::Ack(tag) => {
+                while self.forget_first().is_some_and(|first| first != tag) {}
                 let slot = tag.checked_sub(self.base).and_then(|index| usize::try_from(index).ok());
-                if let Some(slot @ Slot::Acked { .. }) = slot.and_then(|index| self.window.get_mut(index)) {
+                if let Some(slot @ Slot::Acked) = slot.and_then(|index| self.window.get_mut(index)) {
                     *slot = Slot::Gone;
                     self.behind -= 1;
                 }
@@ -221,6 +247,33 @@ mod tests {
         assert_eq!(acks.due().len(), 128, "half of the prefetch waits");
         acks.settled(1, Settlement::Ack);
         assert_eq!(acks.due(), [AckUpTo(129)]);
+    }
+
+    #[test]
+    fn tens_of_thousands_may_be_out_for_long_and_each_ack_is_reported_at_the_price_of_one() {
+        let mut acks = acks(65_535, 60_000, &[], &[]);
+        let mut random = fastrand::Rng::with_seed(7);
+        let (mut out, mut next, mut reported) = ((2..=60_000).collect::<Vec<u64>>(), 60_001, 0);
+        // The first stays out all the time.
+        for _ in 0..200_000 {
+            let tag = std::mem::replace(&mut out[random.usize(..59_999)], next);
+            acks.delivered(next);
+            next += 1;
+            acks.settled(tag, Settlement::Ack);
+            let frames = acks.due();
+            assert!(frames.len() <= 128, "{}", frames.len());
+            reported += frames.len();
+            frames.into_iter().for_each(|frame| acks.sent(frame));
+            assert!(acks.unreported.len() < 128);
+        }
+        for _ in 0..2 {
+            let frames = acks.lingered();
+            reported += frames.len();
+            frames.into_iter().for_each(|frame| acks.sent(frame));
+        }
+        assert_eq!(reported, 200_000);
+        assert_eq!((acks.finished(), acks.unreported.len()), (0, 0));
+        assert_eq!(size_of_val(&acks.window[0]), 1);
     }
 
     #[test]

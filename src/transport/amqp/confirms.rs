@@ -5,18 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
-use amqprs::Ack;
 use amqprs::BasicProperties;
-use amqprs::Cancel;
-use amqprs::CloseChannel;
-use amqprs::Nack;
 use amqprs::Return;
-use amqprs::callbacks::ChannelCallback;
 use amqprs::channel::BasicPublishArguments;
 use amqprs::channel::Channel;
 use amqprs::channel::ConfirmSelectArguments;
-use amqprs::error::Error as ClientError;
-use async_trait::async_trait;
 use futures_util::FutureExt;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -24,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::lock::Lock;
 use crate::transport::Publish;
+use crate::transport::amqp::callback::Callback;
 use crate::transport::amqp::declare::Closing;
 use crate::transport::amqp::properties;
 use crate::transport::amqp::refusal::Closed;
@@ -153,10 +147,11 @@ impl Ledger {
 /// One channel in confirm mode.
 pub(super) struct Confirms {
     channel: InRuntime<Channel>,
-    shared: Arc<Shared>,
+    unconfirmed: Arc<Unconfirmed>,
 }
 
-struct Shared {
+/// What the publishes of a channel and its callback share.
+pub(super) struct Unconfirmed {
     /// Held while a tag is given and its frame queued, so that tags follow the order on the wire; and while the channel
     /// is declared dead, so that nothing is queued after that.
     ledger: Lock<Ledger>,
@@ -165,12 +160,28 @@ struct Shared {
     is_dead: AtomicBool,
 }
 
-impl Shared {
-    fn confirmed(&self, tag: u64, multiple: bool, outcome: &Outcome) {
+impl Unconfirmed {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            ledger: Lock::default(),
+            dead: CancellationToken::new(),
+            is_dead: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn confirmed(&self, tag: u64, multiple: bool, outcome: &Outcome) {
         self.ledger.lock().confirmed(tag, multiple, outcome);
     }
 
-    fn die(&self, outcome: &Outcome) {
+    /// The broker returned a message; its ack follows.
+    pub(super) fn returned(&self, ret: &Return, properties: &BasicProperties, size: usize) {
+        let id = properties.message_id().map(String::as_str);
+        self.ledger.lock().returned(fingerprint(ret.exchange(), ret.routing_key(), id, size));
+    }
+
+    /// Nothing is sent from now on, and everyone who waits hears `outcome`. Called before the client answers the
+    /// broker's close: a publish after that answer costs the whole connection.
+    pub(super) fn die(&self, outcome: &Outcome) {
         self.ledger.lock().die(outcome);
         self.is_dead.store(true, Ordering::Release);
         self.dead.cancel();
@@ -179,12 +190,9 @@ impl Shared {
 
 impl Confirms {
     pub(super) async fn open(session: &Session) -> Result<Self, Failure> {
-        let shared = Arc::new(Shared {
-            ledger: Lock::default(),
-            dead: CancellationToken::new(),
-            is_dead: AtomicBool::new(false),
-        });
-        let callback = OnChannel { shared: shared.clone(), closing: Closing::new(session.health().clone()) };
+        let unconfirmed = Unconfirmed::new();
+        let closing = Closing::new(session.health().clone());
+        let callback = Callback { closing, deliveries: None, publishes: Some(unconfirmed.clone()) };
         let client = session.client();
         let work = async move {
             let channel = open_channel(&client, callback).await?;
@@ -192,12 +200,17 @@ impl Confirms {
             Ok(channel)
         };
         let channel = session.request("open a channel to publish", work).await?;
-        Ok(Self { channel, shared })
+        Ok(Self { channel, unconfirmed })
+    }
+
+    /// Over a channel that is in confirm mode already, and whose callback knows `unconfirmed`.
+    pub(super) fn over(channel: Channel, unconfirmed: Arc<Unconfirmed>) -> Self {
+        Self { channel: InRuntime::new(channel), unconfirmed }
     }
 
     /// Nobody waits for confirms any more.
     pub(super) fn abandon(&self) {
-        self.shared.die(&Outcome::Lost);
+        self.unconfirmed.die(&Outcome::Lost);
     }
 
     /// Closes the channel, at the end of everything.
@@ -208,16 +221,16 @@ impl Confirms {
 
     /// Returns once the channel is dead.
     pub(super) async fn dead(&self) {
-        self.shared.dead.cancelled().await;
+        self.unconfirmed.dead.cancelled().await;
     }
 
     pub(super) fn is_dead(&self) -> bool {
-        self.shared.is_dead.load(Ordering::Acquire)
+        self.unconfirmed.is_dead.load(Ordering::Acquire)
     }
 
     /// Tells those whose time is up.
     pub(super) fn expire(&self, now: Instant) {
-        self.shared.ledger.lock().expire(now);
+        self.unconfirmed.ledger.lock().expire(now);
     }
 
     /// Sends; the outcome comes later, soon after `deadline` at the latest.
@@ -237,7 +250,7 @@ impl Confirms {
         let sending =
             self.channel.basic_publish(properties::encode(message), message.body.clone(), arguments);
         let sending = tokio::task::unconstrained(sending);
-        let mut ledger = self.shared.ledger.lock();
+        let mut ledger = self.unconfirmed.ledger.lock();
         if ledger.is_dead {
             return Err(NotSent::Dead);
         }
@@ -263,54 +276,6 @@ fn fingerprint(exchange: &str, key: &str, id: Option<&str>, size: usize) -> u64 
         let word = chunk.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
         (mixed.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95)
     })
-}
-
-/// Awaits nothing: it runs in the task that also hands out the confirms.
-struct OnChannel {
-    shared: Arc<Shared>,
-    closing: Closing,
-}
-
-#[async_trait]
-impl ChannelCallback for OnChannel {
-    async fn close(&mut self, _: &Channel, close: CloseChannel) -> Result<(), ClientError> {
-        // Dead before the client answers the close: a publish after that answer costs the whole connection.
-        self.shared.die(&Outcome::Closed(self.closing.note(&close)));
-        Ok(())
-    }
-
-    async fn cancel(&mut self, _: &Channel, _: Cancel) -> Result<(), ClientError> {
-        Ok(())
-    }
-
-    async fn flow(&mut self, _: &Channel, active: bool) -> Result<bool, ClientError> {
-        Ok(active)
-    }
-
-    async fn publish_ack(&mut self, _: &Channel, ack: Ack) {
-        self.shared.confirmed(ack.delivery_tag(), ack.mutiple(), &Outcome::Acked);
-    }
-
-    async fn publish_nack(&mut self, _: &Channel, nack: Nack) {
-        self.shared.confirmed(nack.delivery_tag(), nack.multiple(), &Outcome::Nacked);
-    }
-
-    async fn publish_return(
-        &mut self,
-        _: &Channel,
-        ret: Return,
-        properties: BasicProperties,
-        content: Vec<u8>,
-    ) {
-        let id = properties.message_id().map(String::as_str);
-        self.shared.ledger.lock().returned(fingerprint(ret.exchange(), ret.routing_key(), id, content.len()));
-    }
-}
-
-impl Drop for OnChannel {
-    fn drop(&mut self) {
-        self.shared.die(&Outcome::Lost);
-    }
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use crate::transport::amqp::declare::declare;
 use crate::transport::amqp::options::Options;
 use crate::transport::amqp::session::Session;
 
-/// What both connections of one broker handle share.
+/// What all connections of one broker handle share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) options: Options,

@@ -279,6 +279,15 @@ impl Closing {
         self.reason.lock().expect("nothing panics while holding this lock").clone()
     }
 
+    /// Why the channel has ended.
+    pub(super) fn why(&self) -> String {
+        match self.reason() {
+            Some(closed) => closed.text,
+            None if self.health.is_lost() => self.health.why(),
+            None => "the consumer was closed or cancelled".to_owned(),
+        }
+    }
+
     pub(super) fn note(&self, close: &CloseChannel) -> Closed {
         let closed = Closed { code: close.reply_code(), text: close.reply_text().clone() };
         *self.reason.lock().expect("nothing panics while holding this lock") = Some(closed.clone());

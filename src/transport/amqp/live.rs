@@ -6,33 +6,32 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
 
-use amqprs::Ack;
-use amqprs::BasicProperties;
-use amqprs::Cancel;
-use amqprs::CloseChannel;
-use amqprs::Nack;
-use amqprs::Return;
-use amqprs::callbacks::ChannelCallback;
 use amqprs::channel::BasicCancelArguments;
 use amqprs::channel::BasicConsumeArguments;
 use amqprs::channel::BasicQosArguments;
-use amqprs::channel::Channel;
+use amqprs::channel::ConfirmSelectArguments;
 use amqprs::channel::ConsumerMessage;
-use amqprs::error::Error as ClientError;
-use async_trait::async_trait;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio::time::Sleep;
+use tokio::time::timeout;
 
+use crate::error::Error;
+use crate::error::Result;
 use crate::message::Headers;
 use crate::message::Value;
 use crate::transport::Delivery;
 use crate::transport::Subscribe;
+use crate::transport::amqp::callback::Callback;
+use crate::transport::amqp::confirms::Confirms;
+use crate::transport::amqp::confirms::Unconfirmed;
+use crate::transport::amqp::connection::Link;
 use crate::transport::amqp::connection::Shared;
 use crate::transport::amqp::declare::Closing;
 use crate::transport::amqp::properties;
+use crate::transport::amqp::refusal;
 use crate::transport::amqp::refusal::Closed;
 use crate::transport::amqp::session::Failure;
 use crate::transport::amqp::session::Session;
@@ -54,9 +53,23 @@ pub(super) enum StartError {
     Refused(Closed),
 }
 
+/// How a consuming channel starts.
+#[derive(Default)]
+pub(super) struct Terms {
+    /// Where in a stream.
+    pub(super) offset: Option<Value>,
+    /// With a prefetch of one, until this is over or as many as asked for are settled.
+    pub(super) probation: Option<Pin<Box<Sleep>>>,
+    /// In confirm mode, because it publishes as well.
+    pub(super) publishes: bool,
+}
+
 /// A consuming channel.
 pub(super) struct Live {
     session: Arc<Session>,
+    closing: Closing,
+    /// If it publishes as well.
+    confirms: Option<Confirms>,
     settler: Arc<Settler>,
     messages: Messages,
     tag: String,
@@ -73,22 +86,28 @@ pub(super) struct Live {
 }
 
 impl Live {
-    /// `offset` is where in a stream it starts. `probation` starts it with a prefetch of one, until that is over or as
-    /// many as `subscribe` asks for are settled.
     pub(super) async fn start(
         shared: &Shared,
         session: Arc<Session>,
         subscribe: Subscribe,
-        offset: Option<Value>,
-        probation: Option<Pin<Box<Sleep>>>,
+        terms: Terms,
     ) -> Result<Self, StartError> {
+        let Terms { offset, probation, publishes } = terms;
         let prefetch = if probation.is_some() { 1 } else { subscribe.prefetch.max(1) };
         let outstanding = Outstanding::new(prefetch);
         let closing = Closing::new(session.health().clone());
-        let callback = OnChannel { closing: closing.clone(), outstanding: outstanding.clone() };
+        let unconfirmed = publishes.then(Unconfirmed::new);
+        let callback = Callback {
+            closing: closing.clone(),
+            deliveries: Some(outstanding.clone()),
+            publishes: unconfirmed.clone(),
+        };
         let (client, arguments) = (session.client(), consume_arguments(&subscribe, offset));
         let work = async move {
             let channel = open_channel(&client, callback).await?;
+            if publishes {
+                channel.confirm_select(ConfirmSelectArguments::default()).await?;
+            }
             channel.basic_qos(BasicQosArguments::new(0, prefetch, false)).await?;
             let (tag, messages) = channel.basic_consume_rx(arguments).await?;
             Ok((channel, tag, messages))
@@ -100,9 +119,12 @@ impl Live {
                 return Err(closing.reason().map_or(StartError::Lost(why), StartError::Refused));
             }
         };
+        let confirms = unconfirmed.map(|unconfirmed| Confirms::over(channel.clone(), unconfirmed));
         let settler = Settler::new(channel, outstanding, &shared.settling, shared.closing.clone());
         Ok(Self {
             session,
+            closing,
+            confirms,
             settler,
             messages,
             tag,
@@ -117,6 +139,15 @@ impl Live {
 
     pub(super) fn session(&self) -> &Arc<Session> {
         &self.session
+    }
+
+    pub(super) fn closing(&self) -> &Closing {
+        &self.closing
+    }
+
+    /// Over which it publishes, if it does.
+    pub(super) fn confirms(&self) -> Option<&Confirms> {
+        self.confirms.as_ref()
     }
 
     pub(super) fn since(&self) -> Instant {
@@ -252,6 +283,9 @@ impl Live {
     /// acks were applied.
     pub(super) async fn retire(mut self: Box<Self>) {
         self.finish_resize().await;
+        if let Some(confirms) = &self.confirms {
+            confirms.abandon();
+        }
         self.settler.finish();
         if !self.session.health().is_lost() {
             let settler = self.settler.clone();
@@ -277,42 +311,30 @@ fn consume_arguments(subscribe: &Subscribe, offset: Option<Value>) -> BasicConsu
     arguments
 }
 
-/// Awaits nothing: it runs in the task that also hands out the deliveries.
-struct OnChannel {
-    closing: Closing,
-    outstanding: Arc<Outstanding>,
-}
-
-#[async_trait]
-impl ChannelCallback for OnChannel {
-    async fn close(&mut self, _: &Channel, close: CloseChannel) -> Result<(), ClientError> {
-        self.outstanding.die();
-        let closed = self.closing.note(&close);
-        tracing::warn!(code = closed.code, reason = closed.text, "the broker closed a consuming channel");
-        Ok(())
-    }
-
-    /// The queue is gone, or (4.3) a delivery took too long: then the consumer stays registered without deliveries
-    /// until its channel is closed.
-    async fn cancel(&mut self, _: &Channel, cancel: Cancel) -> Result<(), ClientError> {
-        self.outstanding.go_stale();
-        tracing::warn!(consumer = cancel.consumer_tag(), "the broker cancelled a consumer");
-        Ok(())
-    }
-
-    async fn flow(&mut self, _: &Channel, active: bool) -> Result<bool, ClientError> {
-        Ok(active)
-    }
-
-    async fn publish_ack(&mut self, _: &Channel, _: Ack) {}
-
-    async fn publish_nack(&mut self, _: &Channel, _: Nack) {}
-
-    async fn publish_return(&mut self, _: &Channel, _: Return, _: BasicProperties, _: Vec<u8>) {}
-}
-
-impl Drop for OnChannel {
-    fn drop(&mut self) {
-        self.outstanding.die();
-    }
+/// The first channel of a consumer, within the request timeout; what the broker refuses is the caller's to know.
+pub(super) async fn first(
+    shared: &Shared,
+    link: &Arc<Link>,
+    subscribe: &Subscribe,
+    terms: impl Fn() -> Terms,
+) -> Result<Live> {
+    let attempts = async {
+        loop {
+            let session = link.session().await.ok_or(Error::Closed)?;
+            match Live::start(shared, session, subscribe.clone(), terms()).await {
+                Ok(live) => return Ok(live),
+                Err(StartError::Refused(closed)) if !refusal::is_transient(&closed) => {
+                    return Err(refusal::consume(subscribe.queue.as_str(), &closed));
+                }
+                Err(StartError::Refused(_) | StartError::Lost(_)) => {
+                    tokio::time::sleep(shared.options.backoff(0, fastrand::f64())).await;
+                }
+            }
+        }
+    };
+    let limit = shared.options.request_timeout;
+    timeout(limit, attempts).await.unwrap_or_else(|_| {
+        let action = format!("consume queue '{}'", subscribe.queue);
+        Err(Error::Timeout { action, waited: limit })
+    })
 }

@@ -4,13 +4,15 @@
 //!   Amqp ─┬─ publisher ── confirms (a channel) ─┬─ Link "publish" ── Session ── Session ── … (amqprs' connections)
 //!         ├─ declare, depth ────────────────────┤
 //!         └─ subscription ── settle (a channel) ┼─ Link "consume" ── Session ── …
-//!                            … of a stream       └─ Link "read" ── Session ── …
+//!                            … of a stream       ├─ Link "read" ── Session ── …
+//!         tenure ── both, over one channel ──────┴─ Link "schedule" ── Session ── …
 //! ```
 //!
 //! `session` keeps away what the client library does not survive, `connection` makes connections anew for ever,
 //! `confirms` and `settle` hold the two hot paths, `refusal` reads what the broker says.
 
 mod acks;
+mod callback;
 mod confirms;
 mod connection;
 mod declare;
@@ -23,6 +25,7 @@ mod refusal;
 mod session;
 mod settle;
 mod subscription;
+mod tenure;
 mod url;
 
 use std::fmt;
@@ -41,6 +44,7 @@ use crate::transport::Publish;
 use crate::transport::PublishError;
 use crate::transport::Subscribe;
 use crate::transport::Subscription;
+use crate::transport::Tenure;
 use crate::transport::Transport;
 use crate::transport::amqp::connection::Link;
 use crate::transport::amqp::connection::Shared;
@@ -48,6 +52,7 @@ use crate::transport::amqp::declare::DeclareError;
 use crate::transport::amqp::publisher::Publisher;
 use crate::transport::amqp::session::Session;
 use crate::transport::amqp::subscription::Consumer;
+use crate::transport::amqp::tenure::Holder;
 use crate::transport::sealed::Sealed;
 
 pub use options::Options;
@@ -60,6 +65,9 @@ pub struct Amqp {
     consuming: Arc<Link>,
     /// For streams alone: RabbitMQ answers trouble with one by closing the whole connection.
     reading: Arc<Link>,
+    /// For channels that consume and publish: under an alarm RabbitMQ does not read it, and acks must still arrive over
+    /// the one that only consumes.
+    scheduling: Arc<Link>,
     publisher: Publisher,
 }
 
@@ -83,8 +91,9 @@ impl Amqp {
         let publishing = Link::new("publish", shared.clone());
         let consuming = Link::new("consume", shared.clone());
         let reading = Link::new("read", shared.clone());
+        let scheduling = Link::new("schedule", shared.clone());
         let publisher = Publisher::new(shared.clone(), publishing.clone());
-        let amqp = Self { shared, publishing, consuming, reading, publisher };
+        let amqp = Self { shared, publishing, consuming, reading, scheduling, publisher };
         amqp.publishing.connect().await?;
         Ok(amqp)
     }
@@ -144,6 +153,11 @@ impl Transport for Amqp {
         Ok(Box::new(self.unless_closed(start).await?))
     }
 
+    async fn hold(&self, subscribe: Subscribe) -> Result<Box<dyn Tenure>> {
+        let start = Holder::start(self.shared.clone(), &self.scheduling, subscribe);
+        Ok(Box::new(self.unless_closed(start).await?))
+    }
+
     async fn depth(&self, queue: &Name) -> Result<Option<u64>> {
         let depth = |session: Arc<Session>| {
             let queue = queue.clone();
@@ -186,7 +200,12 @@ impl Transport for Amqp {
         let _ = timeout(Duration::from_secs(1), settled).await;
         self.shared.closed.cancel();
         let finished = async {
-            tokio::join!(self.publishing.finished(), self.consuming.finished(), self.reading.finished())
+            tokio::join!(
+                self.publishing.finished(),
+                self.consuming.finished(),
+                self.reading.finished(),
+                self.scheduling.finished()
+            )
         };
         let _ = timeout(Duration::from_secs(5), finished).await;
     }

@@ -37,7 +37,7 @@ const REJECTED: Duration = Duration::from_millis(10);
 const STUCK: Duration = Duration::from_millis(20);
 
 /// No publish waits longer, whatever it was told.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+pub(super) const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// How often to look whose time is up: a publish waits at most so much longer than it was told to.
 const EXPIRY: Duration = Duration::from_millis(20);

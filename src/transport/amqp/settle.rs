@@ -1,6 +1,7 @@
 //! [`Settler`]: acks in batches. An ack per message is a packet per message, and on a quorum queue a log entry; one ack
 //! for many costs as much as one for one.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::Weak;
 use std::sync::atomic::AtomicBool;
@@ -39,12 +40,12 @@ pub(super) struct Outstanding {
 struct State {
     acks: Acks,
     /// Rejections that found no room in the client's queue.
-    unsent: Vec<Frame>,
+    unsent: VecDeque<Frame>,
 }
 
 impl Outstanding {
     pub(super) fn new(prefetch: u16) -> Arc<Self> {
-        let state = State { acks: Acks::new(prefetch), unsent: Vec::new() };
+        let state = State { acks: Acks::new(prefetch), unsent: VecDeque::new() };
         Arc::new(Self {
             state: Lock::new(state),
             is_dead: AtomicBool::new(false),
@@ -147,11 +148,11 @@ impl Settler {
         if self.outstanding.is_dead() {
             return;
         }
-        while let Some(frame) = state.unsent.first().copied() {
+        while let Some(frame) = state.unsent.front().copied() {
             if !self.try_send(frame) {
                 return;
             }
-            state.unsent.remove(0);
+            state.unsent.pop_front();
         }
         for frame in frames {
             if !self.try_send(*frame) {
@@ -202,7 +203,7 @@ impl Settle for Settler {
             Settlement::Requeue => Frame::Requeue(tag),
             Settlement::Reject => Frame::Reject(tag),
         };
-        state.unsent.push(frame);
+        state.unsent.push_back(frame);
         let frames = state.acks.all();
         self.send(&mut state, &frames);
         if !state.unsent.is_empty() {

@@ -16,7 +16,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::error::Error;
 use crate::error::Result;
 use crate::name::Name;
 use crate::transport::Delivery;
@@ -28,9 +27,10 @@ use crate::transport::amqp::declare::declare;
 use crate::transport::amqp::declare::depth;
 use crate::transport::amqp::live::Live;
 use crate::transport::amqp::live::StartError;
+use crate::transport::amqp::live::Terms;
+use crate::transport::amqp::live::first;
 use crate::transport::amqp::position::Position;
 use crate::transport::amqp::position::Reading;
-use crate::transport::amqp::refusal;
 use crate::transport::amqp::session::Session;
 
 /// After so many channels that died young in a row, deliveries come one at a time: if one of them kills the connection,
@@ -94,16 +94,15 @@ impl fmt::Debug for Consumer {
 impl Consumer {
     pub(super) async fn start(shared: Arc<Shared>, link: Arc<Link>, subscribe: Subscribe) -> Result<Self> {
         let stop = shared.closing.child_token();
-        let limit = shared.options.request_timeout;
         let source = Arc::new(Source { shared, link, stop });
         let mut position = subscribe.start.map(|start| Box::new(Position::new(start)));
         let now = Instant::now();
-        let first = source.first(&subscribe, position.as_deref());
-        let Ok(started) = tokio::time::timeout(limit, first).await else {
-            let action = format!("consume queue '{}'", subscribe.queue);
-            return Err(Error::Timeout { action, waited: limit });
+        let terms = || {
+            let offset = position.as_ref().map(|position| position.argument(Instant::now()));
+            Terms { offset, ..Terms::default() }
         };
-        let stage = Stage::Live(Box::new(started?));
+        let started = first(&source.shared, &source.link, &subscribe, terms).await?;
+        let stage = Stage::Live(Box::new(started));
         if let Some(position) = &mut position {
             position.begin(now);
         }
@@ -268,21 +267,6 @@ fn deaths(before: u32, age: Duration, settled: usize) -> u32 {
 }
 
 impl Source {
-    /// The first channel: what the broker refuses is the caller's to know.
-    async fn first(&self, subscribe: &Subscribe, position: Option<&Position>) -> Result<Live> {
-        loop {
-            let session = self.link.session().await.ok_or(Error::Closed)?;
-            let offset = position.map(|position| position.argument(Instant::now()));
-            match Live::start(&self.shared, session, subscribe.clone(), offset, None).await {
-                Ok(live) => return Ok(live),
-                Err(StartError::Refused(closed)) if !refusal::is_transient(&closed) => {
-                    return Err(refusal::consume(subscribe.queue.as_str(), &closed));
-                }
-                Err(StartError::Refused(_) | StartError::Lost(_)) => self.pause(0).await,
-            }
-        }
-    }
-
     /// Another channel, however long it takes; `None` once the transport is closed. `failed` is the session that the
     /// last one was lost on.
     async fn again(
@@ -309,7 +293,8 @@ impl Source {
             let offset = position.as_ref().map(|position| position.argument(Instant::now()));
             let why = match declared {
                 Ok(()) => {
-                    match Live::start(&self.shared, session, subscribe.clone(), offset, probation).await {
+                    let terms = Terms { offset, probation, publishes: false };
+                    match Live::start(&self.shared, session, subscribe.clone(), terms).await {
                         Ok(live) => return Some(live),
                         Err(StartError::Lost(why)) => why,
                         Err(StartError::Refused(closed)) => closed.text,

@@ -20,6 +20,7 @@ mod exchange;
 mod queue;
 mod state;
 mod subscription;
+mod tenure;
 
 use std::fmt;
 use std::sync::Arc;
@@ -43,12 +44,14 @@ use crate::transport::Publish;
 use crate::transport::PublishError;
 use crate::transport::Subscribe;
 use crate::transport::Subscription;
+use crate::transport::Tenure;
 use crate::transport::Transport;
 use crate::transport::sealed::Sealed;
 
 use self::queue::Queue;
 use self::state::State;
 use self::subscription::InProcessSubscription;
+use self::tenure::InProcessTenure;
 
 /// Tokio's timers end after two years. A longer time to live is slept in pieces.
 const LONGEST_SLEEP: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -84,8 +87,12 @@ impl Transport for InProcess {
     }
 
     async fn subscribe(&self, subscribe: Subscribe) -> Result<Box<dyn Subscription>> {
-        let id = self.0.change(|state, now| state.subscribe(&subscribe, now))?;
-        Ok(Box::new(InProcessSubscription::new(self.0.clone(), subscribe.queue, id)))
+        Ok(Box::new(InProcessSubscription::start(self.0.clone(), &subscribe)?))
+    }
+
+    async fn hold(&self, subscribe: Subscribe) -> Result<Box<dyn Tenure>> {
+        let subscribe = Subscribe { start: None, ..subscribe };
+        Ok(Box::new(InProcessTenure(InProcessSubscription::start(self.0.clone(), &subscribe)?)))
     }
 
     async fn depth(&self, queue: &Name) -> Result<Option<u64>> {

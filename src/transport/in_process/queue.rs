@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::Weak;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -75,6 +77,8 @@ struct Subscriber {
     unsettled: BTreeMap<u64, Entry>,
     /// The tags of `unsettled` that it has not looked at yet.
     arrived: VecDeque<u64>,
+    /// Gone when the subscriber is.
+    presence: Arc<()>,
 }
 
 /// What a subscriber finds.
@@ -238,8 +242,14 @@ impl Queue {
         Some(id)
     }
 
-    /// `start` is for streams.
-    pub(super) fn subscribe(&mut self, id: SubscriberId, prefetch: u16, start: Start, now: Instant) {
+    /// `start` is for streams. What it returns is alive for as long as the subscriber holds its deliveries.
+    pub(super) fn subscribe(
+        &mut self,
+        id: SubscriberId,
+        prefetch: u16,
+        start: Start,
+        now: Instant,
+    ) -> Weak<()> {
         let subscriber = Subscriber {
             prefetch: usize::from(prefetch.max(1)),
             since: 1,
@@ -249,9 +259,12 @@ impl Queue {
             next_tag: 1,
             unsettled: BTreeMap::new(),
             arrived: VecDeque::new(),
+            presence: Arc::default(),
         };
+        let presence = Arc::downgrade(&subscriber.presence);
         self.subscribers.insert(id, subscriber);
         self.turns.push_back(id);
+        presence
     }
 
     /// Makes room for so many more than this subscriber holds.

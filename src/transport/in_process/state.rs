@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::collections::VecDeque;
+use std::sync::Weak;
 use std::task::Waker;
 
 use tokio::time::Instant;
@@ -130,7 +131,12 @@ impl State {
         refused
     }
 
-    pub(super) fn subscribe(&mut self, subscribe: &Subscribe, now: Instant) -> Result<SubscriberId> {
+    /// Which subscriber it is, and for how long.
+    pub(super) fn subscribe(
+        &mut self,
+        subscribe: &Subscribe,
+        now: Instant,
+    ) -> Result<(SubscriberId, Weak<()>)> {
         self.must_be_open()?;
         let Subscribe { queue: name, prefetch, start, .. } = subscribe;
         let Some(queue) = self.queues.get_mut(name) else {
@@ -138,9 +144,9 @@ impl State {
             return Err(Error::Consume { queue: name.to_string(), reason });
         };
         self.next_subscriber += 1;
-        queue.subscribe(self.next_subscriber, *prefetch, start.unwrap_or(Start::Next), now);
+        let presence = queue.subscribe(self.next_subscriber, *prefetch, start.unwrap_or(Start::Next), now);
         self.changed.insert(name.clone());
-        Ok(self.next_subscriber)
+        Ok((self.next_subscriber, presence))
     }
 
     /// What `id` finds in `queue`. If nothing, it is woken for the next one; the waker it had before is returned,
@@ -201,6 +207,10 @@ impl State {
         self.closed = true;
         self.queues.values_mut().for_each(Queue::close_all);
         self.wakers.drain().map(|(_, waker)| waker).collect()
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
     }
 
     pub(super) fn must_be_open(&self) -> Result<()> {

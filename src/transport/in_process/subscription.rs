@@ -2,18 +2,24 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::Weak;
 use std::task::Context;
 use std::task::Poll;
 use std::task::Waker;
 use std::task::ready;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::task::coop;
 
+use crate::error::Result;
 use crate::name::Name;
 use crate::transport::Delivery;
+use crate::transport::Publish;
+use crate::transport::PublishError;
 use crate::transport::Settle;
 use crate::transport::Settlement;
+use crate::transport::Subscribe;
 use crate::transport::Subscription;
 
 use super::Shared;
@@ -28,11 +34,26 @@ struct Channel {
     broker: Arc<Shared>,
     queue: Name,
     id: SubscriberId,
+    /// Dead once the broker has taken back what was handed out.
+    presence: Weak<()>,
 }
 
 impl InProcessSubscription {
-    pub(super) fn new(broker: Arc<Shared>, queue: Name, id: SubscriberId) -> Self {
-        Self(Arc::new(Channel { broker, queue, id }))
+    pub(super) fn start(broker: Arc<Shared>, subscribe: &Subscribe) -> Result<Self> {
+        let (id, presence) = broker.change(|state, now| state.subscribe(subscribe, now))?;
+        Ok(Self(Arc::new(Channel { broker, queue: subscribe.queue.clone(), id, presence })))
+    }
+
+    /// Publishes, unless the subscription has ended.
+    pub(super) fn publish(&self, publish: &Publish) -> Result<(), PublishError> {
+        let Channel { broker, presence, .. } = &*self.0;
+        broker.change(|state, now| match presence.strong_count() {
+            0 if !state.is_closed() => {
+                let last_loss = Some("the consumer was closed or cancelled".to_owned());
+                Err(PublishError::Unavailable { waited: Duration::ZERO, last_loss })
+            }
+            _ => state.publish(publish.clone(), now),
+        })
     }
 }
 
@@ -41,7 +62,7 @@ impl Subscription for InProcessSubscription {
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
         // A queue that never runs dry must not keep other tasks from running.
         let budget = ready!(coop::poll_proceed(cx));
-        let Channel { broker, queue, id } = &*self.0;
+        let Channel { broker, queue, id, .. } = &*self.0;
         let (next, _old_waker) = broker.state.lock().next(queue, *id, cx.waker());
         let next = match next {
             Next::Nothing => return Poll::Pending,
@@ -59,12 +80,12 @@ impl Subscription for InProcessSubscription {
     }
 
     fn set_prefetch(&mut self, prefetch: u16) {
-        let Channel { broker, queue, id } = &*self.0;
+        let Channel { broker, queue, id, .. } = &*self.0;
         broker.change(|state, _| state.set_prefetch(queue, *id, prefetch));
     }
 
     async fn cancel(&mut self) {
-        let Channel { broker, queue, id } = &*self.0;
+        let Channel { broker, queue, id, .. } = &*self.0;
         let waiting = broker.change(|state, _| state.cancel(queue, *id));
         waiting.into_iter().for_each(Waker::wake);
     }
@@ -93,7 +114,7 @@ impl Settle for Channel {
     }
 
     fn is_lost(&self) -> bool {
-        false
+        self.presence.strong_count() == 0
     }
 }
 
