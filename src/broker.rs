@@ -252,6 +252,13 @@ impl Broker {
         Ok(())
     }
 
+    /// Declares a part again: some of it may be gone.
+    pub(crate) async fn restore(&self, part: Part) -> Result<()> {
+        self.0.transport.declare(&self.topology(&part)).await?;
+        self.declared().insert(part);
+        Ok(())
+    }
+
     /// Declares the lease queue of `holder`, and returns its name.
     pub(crate) async fn declare_lease(&self, holder: &Name) -> Result<Name> {
         self.0.transport.declare(&topology::of_lease(&self.0.names, self.0.defaults, holder)).await?;

@@ -21,6 +21,11 @@ impl Clock {
         Self::Tokio { origin: SystemTime::now(), started: Instant::now() }
     }
 
+    /// Whether it can be set by somebody: then what it shows says nothing about how much time has passed.
+    pub(crate) fn may_be_set(&self) -> bool {
+        matches!(self, Self::System)
+    }
+
     /// Since the Unix epoch.
     pub(crate) fn now(&self) -> Duration {
         let time = match self {

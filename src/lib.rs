@@ -88,6 +88,8 @@ mod reply;
 mod retry;
 mod route;
 mod schedule;
+mod scheduler;
+mod schedules;
 mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -137,6 +139,8 @@ pub use retry::RetryPolicy;
 pub use schedule::Misfire;
 pub use schedule::Overlap;
 pub use schedule::Schedule;
+pub use scheduler::Scheduler;
+pub use scheduler::SchedulerBuilder;
 pub use task::ParseTaskIdError;
 pub use task::Task;
 pub use task::TaskId;

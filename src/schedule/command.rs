@@ -28,6 +28,7 @@ const MARKER: &str = "marker";
 
 /// The last message of an answer.
 const DONE: &str = "taskhare.schedule.done";
+const MISSING: &str = "taskhare.schedule.missing";
 const ERROR: &str = "taskhare-error";
 
 /// A message in `{ns}.schedules`.
@@ -195,6 +196,8 @@ pub(crate) enum Answer {
     Entry(Box<Entry>),
     /// It is done, and this was the last message.
     Done,
+    /// There is no schedule of that name.
+    Missing,
     /// It cannot be done.
     Refused(String),
 }
@@ -209,6 +212,7 @@ impl Answer {
                 message
             }
             Self::Done => Message { kind: Some(DONE.into()), ..Message::default() },
+            Self::Missing => Message { kind: Some(MISSING.into()), ..Message::default() },
             Self::Refused(reason) => {
                 let mut message = Message { kind: Some(DONE.into()), ..Message::default() };
                 message.headers.insert(ERROR, reason);
@@ -225,6 +229,9 @@ impl Answer {
         if message.content_type.is_none() && message.kind.as_deref() == Some(DONE) {
             let error = message.headers.get(ERROR).and_then(Value::as_text);
             return Some((to, error.map_or(Self::Done, |error| Self::Refused(error.to_owned()))));
+        }
+        if message.content_type.is_none() && message.kind.as_deref() == Some(MISSING) {
+            return Some((to, Self::Missing));
         }
         match Record::read(message) {
             Ok(Record::Entry(entry)) => Some((to, Self::Entry(entry))),

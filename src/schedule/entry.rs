@@ -52,6 +52,16 @@ impl Entry {
         envelope_of(&self.definition, id, table, tick, now)
     }
 
+    /// Of two entries of one schedule, whether this one counts. Ids sort by time: what was made later is the newer
+    /// schedule of that name.
+    pub(crate) fn is_newer_than(&self, other: &Self) -> bool {
+        (self.state.origin, self.state.version) > (other.state.origin, other.state.version)
+    }
+
+    pub(crate) fn is_same_version_as(&self, other: &Self) -> bool {
+        (self.state.origin, self.state.version) == (other.state.origin, other.state.version)
+    }
+
     /// `None` if the table does not say all that it must.
     pub(super) fn read(table: &Headers, envelope: Envelope) -> Option<Self> {
         let state = read_state(table)?;

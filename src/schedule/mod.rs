@@ -33,6 +33,7 @@ pub(crate) use command::What;
 pub(crate) use definition::Definition;
 pub(crate) use entry::Entry;
 pub(crate) use plan::Move;
+pub(crate) use plan::Why;
 pub(crate) use plan::plan;
 pub(crate) use state::State;
 

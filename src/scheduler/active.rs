@@ -1,0 +1,418 @@
+//! [`Active`]: the scheduler that is active: fires what is due, carries out commands, and keeps its entries fresh.
+
+use std::collections::BTreeSet;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Settings;
+use super::held::Held;
+use super::ledger::Event;
+use super::ledger::Fate;
+use super::ledger::Ledger;
+use super::load::Loaded;
+use super::queues::Queues;
+use crate::broker::Broker;
+use crate::cadence::Times;
+use crate::schedule::Command;
+use crate::schedule::Entry;
+use crate::schedule::Move;
+use crate::schedule::Record;
+use crate::schedule::Why;
+use crate::schedule::plan;
+use crate::tick::Tick;
+use crate::transport::Delivery;
+use crate::transport::PublishError;
+
+/// How long before a tick is due the lease is renewed for it, if it would have ended.
+const AHEAD: Duration = Duration::from_millis(250);
+/// How often to look whether the clock was set, at least.
+const NAP: Duration = Duration::from_secs(1);
+/// How many publishes may be without a confirm.
+const WINDOW: usize = 512;
+/// How many moves about one schedule are made before the others have their turn.
+const MOVES: usize = 64;
+/// After so many bytes in the ledger what was stored before is stored anew: before 4.3 an entry pins the log of its queue.
+const MOST_PINNED: u64 = 64 * 1024 * 1024;
+/// Over how long that is spread.
+const SPREAD: Duration = Duration::from_secs(30);
+/// How long to wait until what a queue refused is sent again, at first; it doubles.
+const REFUSED: Duration = Duration::from_millis(50);
+
+/// Why it is not active any more.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Shutdown,
+    Lost(&'static str),
+}
+
+/// The active scheduler.
+pub(super) struct Active<'a> {
+    pub(super) broker: &'a Broker,
+    pub(super) settings: &'a Settings,
+    pub(super) ledger: Ledger,
+    pub(super) queues: Queues,
+    pub(super) schedules: HashMap<Arc<str>, Held>,
+    /// When to look at which schedule, since the Unix epoch.
+    due: BTreeSet<(Duration, Arc<str>)>,
+    /// When to store which entry anew.
+    refresh: BTreeSet<(Instant, Arc<str>)>,
+    /// How much was written when all were last looked at.
+    written: u64,
+    /// Fires nothing any more.
+    is_leaving: bool,
+}
+
+impl<'a> Active<'a> {
+    /// Takes over what was loaded.
+    pub(super) async fn take_over(
+        broker: &'a Broker,
+        settings: &'a Settings,
+        ledger: Ledger,
+        loaded: Loaded,
+    ) -> Self {
+        let mut active = Self {
+            broker,
+            settings,
+            ledger,
+            queues: Queues::new(broker),
+            schedules: HashMap::with_capacity(loaded.entries.len()),
+            due: BTreeSet::new(),
+            refresh: BTreeSet::new(),
+            written: 0,
+            is_leaving: false,
+        };
+        let queues: BTreeSet<_> = loaded.entries.values().map(|(entry, _)| &entry.definition.queue).collect();
+        for queue in queues {
+            active.queues.add(queue).await;
+        }
+        for (name, (entry, message)) in loaded.entries {
+            active.adopt(&name, entry, message);
+        }
+        for (command, message) in loaded.commands {
+            active.carry_out(command, message).await;
+        }
+        active
+    }
+
+    /// Works until it is told to stop, or is not active any more.
+    pub(super) async fn run(&mut self, shutdown: &CancellationToken) -> End {
+        loop {
+            let wake = self.act();
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return End::Shutdown,
+                event = self.ledger.next() => match event {
+                    None => return End::Lost("the broker has ended the channel, or it was lost"),
+                    Some(event) => if let Err(why) = self.take(event).await {
+                        return End::Lost(why);
+                    },
+                },
+                () = tokio::time::sleep_until(wake) => {}
+            }
+            if self.ledger.is_silent() {
+                return End::Lost("the queue of the schedules does not answer");
+            }
+        }
+    }
+
+    /// Waits, for a while, for what is on its way, and hands over.
+    pub(super) async fn leave(mut self, limit: Duration) {
+        self.is_leaving = true;
+        let rest = async {
+            while self.schedules.values().any(Held::is_pending)
+                && let Some(event) = self.ledger.next().await
+            {
+                let is_command = matches!(event, Event::Delivered(Record::Command(_), _));
+                // A command goes back, to whoever is next.
+                if !is_command && self.take(event).await.is_err() {
+                    break;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(limit, rest).await;
+        self.ledger.close().await;
+    }
+
+    /// Does what is due, and says when to do so again.
+    fn act(&mut self) -> Instant {
+        let (now, instant) = (self.broker.clock().now(), Instant::now());
+        self.store_anew(instant);
+        let is_leased = |until: Instant| self.ledger.lease().is_some_and(|end| end > until);
+        let mut wake = self.refresh.first().map_or(instant + NAP, |(at, _)| *at);
+        if self.broker.clock().may_be_set() {
+            wake = wake.min(instant + NAP);
+        }
+        if self.ledger.unconfirmed() >= WINDOW {
+            return wake;
+        }
+        let Some((due, _)) = self.due.first() else { return wake };
+        let at = instant + due.saturating_sub(now).min(NAP * 3600);
+        if is_leased(at) {
+            self.fire_due(now);
+            let next = self.due.first().map(|(due, _)| instant + due.saturating_sub(now).min(NAP * 3600));
+            return next.map_or(wake, |next| wake.min(next));
+        }
+        let renew = at.checked_sub(AHEAD).unwrap_or(instant);
+        if renew <= instant {
+            // Its return is the event that goes on.
+            self.ledger.mark();
+            return wake;
+        }
+        wake.min(renew)
+    }
+
+    fn fire_due(&mut self, now: Duration) {
+        while self.ledger.unconfirmed() < WINDOW
+            && let Some((due, name)) = self.due.pop_first()
+        {
+            if due > now {
+                self.due.insert((due, name));
+                return;
+            }
+            self.look_at(&name, now);
+        }
+    }
+
+    /// Does what is to be done about a schedule now.
+    pub(super) fn look_at(&mut self, name: &Arc<str>, now: Duration) {
+        let Some(held) = self.schedules.get_mut(name) else { return };
+        if let Some(due) = held.due.take() {
+            self.due.remove(&(due, name.clone()));
+        }
+        if self.is_leaving {
+            return;
+        }
+        if let Some(pending) = held.pending() {
+            // It was refused.
+            let version = pending.next.state.version;
+            let publish = pending.publish.clone();
+            self.ledger.publish(name, version, &publish);
+            return;
+        }
+        for _ in 0..MOVES {
+            let Entry { definition, state } = &*held.entry;
+            match plan(definition, &held.times, state, now, self.settings.misfire_after) {
+                Move::Wait(until) => {
+                    held.due = until;
+                    self.due.extend(until.map(|until| (until, name.clone())));
+                    return;
+                }
+                Move::PassOver { passed, why } => {
+                    passed_over(name, why);
+                    held.entry.state.passed = passed;
+                }
+                Move::Fire { planned, passed } => {
+                    let mut next = held.entry.clone();
+                    let tick = next.state.fire(&next.definition, planned, passed, now);
+                    self.store(name, next, Some(tick), None);
+                    return;
+                }
+            }
+        }
+        held.due = Some(now);
+        self.due.insert((now, name.clone()));
+    }
+
+    /// Publishes a schedule's next entry, and with it the task of a tick.
+    pub(super) fn store(
+        &mut self,
+        name: &Arc<str>,
+        mut next: Box<Entry>,
+        tick: Option<Tick>,
+        cause: Option<(Command, Delivery)>,
+    ) {
+        let Some(held) = self.schedules.get_mut(name) else { return };
+        if let Some(due) = held.due.take() {
+            self.due.remove(&(due, name.clone()));
+        }
+        if let Some(at) = held.refresh_at.take() {
+            self.refresh.remove(&(at, name.clone()));
+        }
+        next.state.version += 1;
+        let now = self.broker.clock().now();
+        let publish = match tick {
+            None => self.ledger.only(next.envelope(None, now).seal()),
+            Some(tick) => {
+                tracing::debug!(schedule = %name, sequence = tick.sequence, "tick");
+                let envelope = next.envelope(Some(tick), now);
+                self.queues.route(&next.definition.queue).tick(envelope, now, self.ledger.key())
+            }
+        };
+        self.ledger.publish(name, next.state.version, &publish);
+        held.send(next, publish, cause);
+    }
+
+    async fn take(&mut self, event: Event) -> Result<(), &'static str> {
+        match event {
+            Event::Marked | Event::Delivered(Record::Marker(_), _) => Ok(()),
+            Event::Delivered(Record::Command(command), message) => {
+                self.carry_out(command, message).await;
+                Ok(())
+            }
+            Event::Delivered(Record::Entry(entry), message) => {
+                self.entry_came(entry, message).await;
+                Ok(())
+            }
+            Event::Confirmed(fate) => self.confirmed(fate).await,
+        }
+    }
+
+    async fn entry_came(&mut self, entry: Box<Entry>, message: Delivery) {
+        let name: Arc<str> = entry.definition.name.as_str().into();
+        let Some(held) = self.schedules.get_mut(&name) else {
+            self.adopt(&name, entry, message);
+            return;
+        };
+        if let Some(pending) = held.pending()
+            && pending.next.is_same_version_as(&entry)
+        {
+            pending.came_back(message);
+            let sent = pending.sent;
+            self.ledger.prove(sent);
+            self.advance(&name).await;
+        } else if entry.is_newer_than(held.latest()) {
+            // Of somebody who was active before and is heard of only now: after a partition of the cluster, say.
+            tracing::warn!(schedule = %name, "another scheduler has changed it meanwhile");
+            self.forget(&name).map(Held::remove);
+            self.adopt(&name, entry, message);
+        } else {
+            let sequence = entry.state.sequence;
+            tracing::warn!(schedule = %name, sequence, "another scheduler has stored this entry too, or one before it");
+            message.ack();
+        }
+    }
+
+    async fn confirmed(&mut self, Fate { schedule, version, result }: Fate) -> Result<(), &'static str> {
+        let Some(held) = self.schedules.get_mut(&schedule) else { return Ok(()) };
+        let Some(pending) = held.pending().filter(|pending| pending.next.state.version == version) else {
+            return Ok(());
+        };
+        match result {
+            Ok(()) => pending.confirmed(),
+            // Refused, or never sent.
+            Err(PublishError::Rejected | PublishError::Unavailable { .. }) => {
+                let wait = REFUSED * 2_u32.pow(pending.refusals.min(6));
+                pending.refusals += 1;
+                let at = self.broker.clock().now() + wait;
+                tracing::warn!(%schedule, ?wait, "a queue refused its tick: it is sent again");
+                held.due = Some(at);
+                self.due.insert((at, schedule));
+                return Ok(());
+            }
+            // Its own return tells whether the ledger has it. The lane may have it too, as soon as it can.
+            Err(error @ PublishError::Unconfirmed { .. }) => {
+                tracing::error!(%schedule, %error, "it is not known whether its tick was fired");
+                pending.confirmed();
+            }
+            Err(PublishError::Unroutable) => return Err("the queue of the schedules is gone"),
+            Err(PublishError::Closed) => return Err("the broker handle is closed"),
+            Err(error @ PublishError::Refused(_)) => {
+                tracing::error!(%schedule, %error, "the broker refuses its tick, which is left out");
+                if let Some(given_up) = held.give_up() {
+                    held.entry.state.passed = given_up.next.state.passed;
+                }
+                let now = self.broker.clock().now();
+                self.look_at(&schedule, now);
+                return Ok(());
+            }
+        }
+        self.advance(&schedule).await;
+        Ok(())
+    }
+
+    /// Goes on with a schedule whose next entry may be stored.
+    async fn advance(&mut self, name: &Arc<str>) {
+        let Some(held) = self.schedules.get_mut(name) else { return };
+        let Some(command) = held.advance() else { return };
+        self.answer_done(command);
+        self.is_fresh(name);
+        while let Some(held) = self.schedules.get_mut(name)
+            && !held.is_pending()
+        {
+            let Some((command, message)) = held.waiting.pop_front() else { break };
+            self.carry_out(command, message).await;
+        }
+        if self.schedules.get(name).is_some_and(|held| !held.is_pending()) {
+            self.look_at(name, self.broker.clock().now());
+        }
+    }
+
+    /// Takes a schedule in whose entry is stored.
+    fn adopt(&mut self, name: &Arc<str>, entry: Box<Entry>, message: Delivery) {
+        match Times::of(&entry.definition.cadence) {
+            Ok(times) => {
+                self.schedules.insert(name.clone(), Held::new(entry, times, Some(message)));
+                self.is_fresh(name);
+                self.look_at(name, self.broker.clock().now());
+            }
+            // Of a later release. It stays in the ledger for one that can read it.
+            Err(error) => tracing::error!(schedule = %name, %error, "this schedule is not understood"),
+        }
+    }
+
+    /// An entry was stored, or handed to us, just now.
+    fn is_fresh(&mut self, name: &Arc<str>) {
+        let Some(held) = self.schedules.get_mut(name) else { return };
+        // Spread, because after a takeover all are equally old.
+        let at = Instant::now() + self.settings.refresh_after().mul_f64(0.5 + fastrand::f64() / 2.0);
+        if let Some(old) = held.refresh_at.replace(at) {
+            self.refresh.remove(&(old, name.clone()));
+        }
+        held.written = self.ledger.written();
+        self.refresh.insert((at, name.clone()));
+    }
+
+    /// Stores entries anew that are as old as the broker may let us hold them, or pin too much of its log.
+    fn store_anew(&mut self, now: Instant) {
+        if self.ledger.written() - self.written > MOST_PINNED {
+            let limit = self.written;
+            self.written = self.ledger.written();
+            for (name, held) in &mut self.schedules {
+                if held.written <= limit
+                    && let Some(at) = held.refresh_at
+                {
+                    self.refresh.remove(&(at, name.clone()));
+                    let sooner = at.min(now + SPREAD.mul_f64(fastrand::f64()));
+                    held.refresh_at = Some(sooner);
+                    self.refresh.insert((sooner, name.clone()));
+                }
+            }
+        }
+        while self.ledger.unconfirmed() < WINDOW
+            && self.refresh.first().is_some_and(|(at, _)| *at <= now)
+            && let Some((_, name)) = self.refresh.pop_first()
+        {
+            let Some(held) = self.schedules.get_mut(&name) else { continue };
+            held.refresh_at = None;
+            // One on its way is as good.
+            if !held.is_pending() {
+                let entry = held.entry.clone();
+                self.store(&name, entry, None, None);
+            }
+        }
+    }
+
+    /// Takes a schedule out.
+    pub(super) fn forget(&mut self, name: &Arc<str>) -> Option<Held> {
+        let held = self.schedules.remove(name)?;
+        if let Some(due) = held.due {
+            self.due.remove(&(due, name.clone()));
+        }
+        if let Some(at) = held.refresh_at {
+            self.refresh.remove(&(at, name.clone()));
+        }
+        Some(held)
+    }
+}
+
+fn passed_over(schedule: &str, why: Why) {
+    match why {
+        Why::Misfired => tracing::warn!(schedule, "ticks that nobody could fire in time are left out"),
+        Why::Overlapping => tracing::debug!(schedule, "a tick is left out: the one before it has not ended"),
+        Why::ClockSetBack => tracing::warn!(schedule, "the clock was set back: ticks are planned anew from now on"),
+    }
+}

@@ -1,0 +1,150 @@
+//! [`Held`]: one schedule, as the active scheduler holds it.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::cadence::Times;
+use crate::schedule::Command;
+use crate::schedule::Entry;
+use crate::transport::Delivery;
+use crate::transport::Publish;
+
+/// One schedule.
+pub(super) struct Held {
+    pub(super) entry: Box<Entry>,
+    pub(super) times: Times,
+    /// The message that is its entry; `None` until the first is stored.
+    message: Option<Delivery>,
+    /// Messages that have changed the entry without it being stored anew: the next one that is includes them.
+    reports: Vec<Delivery>,
+    /// Its next entry on its way. One at a time: so the order of its changes is the order of its versions.
+    pending: Option<Pending>,
+    /// Commands that came meanwhile.
+    pub(super) waiting: VecDeque<(Command, Delivery)>,
+    /// When to look at it next, since the Unix epoch.
+    pub(super) due: Option<Duration>,
+    /// When to store it anew.
+    pub(super) refresh_at: Option<Instant>,
+    /// How much had been written to the ledger when it was stored.
+    pub(super) written: u64,
+}
+
+/// An entry on its way to the ledger.
+pub(super) struct Pending {
+    pub(super) next: Box<Entry>,
+    pub(super) publish: Publish,
+    pub(super) sent: Instant,
+    /// How often a queue has refused it.
+    pub(super) refusals: u32,
+    /// It has come back.
+    echo: Option<Delivery>,
+    is_confirmed: bool,
+    /// What it carries out.
+    settles: Vec<Delivery>,
+    /// What is to be answered then.
+    pub(super) command: Option<Command>,
+}
+
+impl Held {
+    pub(super) fn new(entry: Box<Entry>, times: Times, message: Option<Delivery>) -> Self {
+        Self {
+            entry,
+            times,
+            message,
+            reports: Vec::new(),
+            pending: None,
+            waiting: VecDeque::new(),
+            due: None,
+            refresh_at: None,
+            written: 0,
+        }
+    }
+
+    /// Something else than a new entry has changed it.
+    pub(super) fn report(&mut self, message: Delivery) {
+        self.reports.push(message);
+    }
+
+    pub(super) fn pending(&mut self) -> Option<&mut Pending> {
+        self.pending.as_mut()
+    }
+
+    /// The newest entry that is known of it.
+    pub(super) fn latest(&self) -> &Entry {
+        self.pending.as_ref().map_or(&self.entry, |pending| &pending.next)
+    }
+
+    pub(super) fn is_pending(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    /// Its next entry is sent.
+    pub(super) fn send(&mut self, next: Box<Entry>, publish: Publish, cause: Option<(Command, Delivery)>) {
+        let mut settles = std::mem::take(&mut self.reports);
+        let command = cause.map(|(command, message)| {
+            settles.push(message);
+            command
+        });
+        self.pending = Some(Pending {
+            next,
+            publish,
+            sent: Instant::now(),
+            refusals: 0,
+            echo: None,
+            is_confirmed: false,
+            settles,
+            command,
+        });
+    }
+
+    /// Its next entry is not going to be stored.
+    pub(super) fn give_up(&mut self) -> Option<Pending> {
+        let mut pending = self.pending.take()?;
+        self.reports.append(&mut pending.settles);
+        Some(pending)
+    }
+
+    /// Once its next entry is confirmed and here, the older one goes, and all that it carries out. Returns the command
+    /// that asked for it, if one did.
+    pub(super) fn advance(&mut self) -> Option<Option<Command>> {
+        let is_stored = |pending: &mut Pending| pending.is_confirmed && pending.echo.is_some();
+        let Pending { next, echo, settles, command, .. } = self.pending.take_if(is_stored)?;
+        let free_since = self.entry.state.free_since;
+        if next.definition.cadence != self.entry.definition.cadence
+            && let Ok(times) = Times::of(&next.definition.cadence)
+        {
+            self.times = times;
+        }
+        self.entry = next;
+        self.entry.state.free_since = free_since;
+        for old in std::mem::replace(&mut self.message, echo).into_iter().chain(settles) {
+            old.ack();
+        }
+        Some(command)
+    }
+
+    /// It is over with it: nothing of it stays in the ledger.
+    pub(super) fn remove(self) -> VecDeque<(Command, Delivery)> {
+        for message in self.message.into_iter().chain(self.reports) {
+            message.ack();
+        }
+        self.waiting
+    }
+}
+
+impl Pending {
+    /// It has come back.
+    pub(super) fn came_back(&mut self, message: Delivery) {
+        // Twice, if one of its queues refused it and it was sent again.
+        if let Some(first) = self.echo.replace(message) {
+            first.ack();
+        }
+    }
+
+    /// All its queues have it, or it is not going to be known.
+    pub(super) fn confirmed(&mut self) {
+        self.is_confirmed = true;
+    }
+}

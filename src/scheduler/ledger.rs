@@ -1,0 +1,171 @@
+//! [`Ledger`]: the queue `{ns}.schedules`, as long as it is ours.
+//!
+//! What is published goes over the channel that the deliveries come on, so a scheduler that the broker has given up can
+//! publish nothing any more. And what is published to the ledger comes back to whom it is delivered: who gets its own
+//! message back was the active one when it sent it.
+
+use std::future::Future;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Context;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::Instant;
+
+use crate::message::Message;
+use crate::name::Name;
+use crate::schedule::Record;
+use crate::task::TaskId;
+use crate::transport::Delivery;
+use crate::transport::Publish;
+use crate::transport::PublishError;
+use crate::transport::Tenure;
+
+/// How long after a message that came back was sent ticks may be fired. Less than any broker takes to make another
+/// consumer active while this one still believes to be.
+const LEASE: Duration = Duration::from_secs(3);
+
+/// How long one that was sent may take to come back, and how long a confirm may.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The ledger, while it is ours.
+pub(super) struct Ledger {
+    tenure: Box<dyn Tenure>,
+    exchange: Name,
+    key: Name,
+    confirms: FuturesUnordered<Confirm>,
+    /// The marker on its way back, and when it was sent.
+    marker: Option<(TaskId, Instant)>,
+    /// When the last message was sent that has come back.
+    proof: Option<Instant>,
+    /// Bytes published so far, about.
+    written: u64,
+}
+
+/// A publish on its way.
+type Confirm = Pin<Box<dyn Future<Output = Fate> + Send>>;
+
+/// What became of a publish.
+#[derive(Debug)]
+pub(super) struct Fate {
+    pub(super) schedule: Arc<str>,
+    pub(super) version: u64,
+    pub(super) result: Result<(), PublishError>,
+}
+
+/// Something from the broker.
+#[derive(Debug)]
+pub(super) enum Event {
+    Delivered(Record, Delivery),
+    /// A marker of ours is back: all that was in the ledger before it has been delivered.
+    Marked,
+    Confirmed(Fate),
+}
+
+impl Ledger {
+    /// `exchange` and `key` lead to the queue that is held.
+    pub(super) fn new(tenure: Box<dyn Tenure>, exchange: Name, key: Name) -> Self {
+        Self {
+            tenure,
+            exchange,
+            key,
+            confirms: FuturesUnordered::new(),
+            marker: None,
+            proof: None,
+            written: 0,
+        }
+    }
+
+    /// The next event; `None` once it is not ours any more. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Option<Event> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        if let Poll::Ready(Some(fate)) = self.confirms.poll_next_unpin(cx) {
+            return Poll::Ready(Some(Event::Confirmed(fate)));
+        }
+        loop {
+            let Poll::Ready(delivery) = self.tenure.poll_next(cx) else { return Poll::Pending };
+            let Some(mut delivery) = delivery else { return Poll::Ready(None) };
+            match Record::read(std::mem::take(&mut delivery.message)) {
+                Ok(Record::Marker(id)) => {
+                    delivery.ack();
+                    if let Some((_, sent)) = self.marker.take_if(|(ours, _)| *ours == id) {
+                        self.prove(sent);
+                        return Poll::Ready(Some(Event::Marked));
+                    }
+                }
+                Ok(record) => return Poll::Ready(Some(Event::Delivered(record, delivery))),
+                Err(why) => {
+                    tracing::error!(queue = %self.key, why, "message is nothing of a scheduler's: dead-lettered");
+                    delivery.reject();
+                }
+            }
+        }
+    }
+
+    /// Publishes to the ledger, and by `to` to a lane as well.
+    pub(super) fn publish(&mut self, schedule: &Arc<str>, version: u64, publish: &Publish) {
+        self.written += (publish.message.body.len() + OVERHEAD) as u64;
+        let (schedule, sending) = (schedule.clone(), self.tenure.publish(publish, PATIENCE));
+        self.confirms.push(Box::pin(async move { Fate { schedule, version, result: sending.await } }));
+    }
+
+    /// What leads a message into the ledger alone.
+    pub(super) fn only(&self, message: Message) -> Publish {
+        Publish { exchange: self.exchange.clone(), key: self.key.clone(), mandatory: true, message }
+    }
+
+    /// The routing key of the ledger.
+    pub(super) fn key(&self) -> &Name {
+        &self.key
+    }
+
+    /// Sends a marker, unless one is on its way.
+    pub(super) fn mark(&mut self) {
+        if self.marker.is_none() {
+            let id = TaskId::new();
+            self.marker = Some((id, Instant::now()));
+            // Its confirm tells nothing that its return does not.
+            let publish = self.only(Record::marker(id));
+            drop(self.tenure.publish(&publish, PATIENCE));
+        }
+    }
+
+    /// A message of ours that was sent then has come back.
+    pub(super) fn prove(&mut self, sent: Instant) {
+        self.proof = self.proof.max(Some(sent));
+    }
+
+    /// Until when ticks may be fired.
+    pub(super) fn lease(&self) -> Option<Instant> {
+        Some(self.proof? + LEASE)
+    }
+
+    /// Whether a marker should long be back: nobody knows any more whose the ledger is.
+    pub(super) fn is_silent(&self) -> bool {
+        self.marker.is_some_and(|(_, sent)| sent.elapsed() > PATIENCE)
+    }
+
+    /// How many publishes are without a confirm.
+    pub(super) fn unconfirmed(&self) -> usize {
+        self.confirms.len()
+    }
+
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Carries out what was settled, and hands over what is held.
+    pub(super) async fn close(mut self) {
+        self.tenure.close().await;
+    }
+}
+
+/// Of a message beside its payload, in bytes, about.
+const OVERHEAD: usize = 1024;

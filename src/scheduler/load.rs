@@ -1,0 +1,65 @@
+//! [`load`]: from the first delivery to the knowledge of all schedules.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::ledger::Event;
+use super::ledger::Ledger;
+use crate::schedule::Command;
+use crate::schedule::Entry;
+use crate::schedule::Record;
+use crate::transport::Delivery;
+
+/// How long the ledger may be silent before its marker is back.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// All that was in the ledger when it became ours.
+pub(super) struct Loaded {
+    /// The newest entry of each schedule.
+    pub(super) entries: HashMap<Arc<str>, (Box<Entry>, Delivery)>,
+    /// In their order.
+    pub(super) commands: Vec<(Command, Delivery)>,
+}
+
+/// Waits until the ledger is ours, and reads it. `None` if it is lost again.
+///
+/// The first delivery tells that it is ours. A marker published then comes back behind all that was in it; before that
+/// nothing may be fired, because a newer version of what has come may be still to come.
+pub(super) async fn load(ledger: &mut Ledger) -> Option<Loaded> {
+    let mut loaded = Loaded { entries: HashMap::new(), commands: Vec::new() };
+    let mut event = ledger.next().await?;
+    ledger.mark();
+    loop {
+        match event {
+            Event::Marked => break,
+            Event::Delivered(Record::Entry(entry), delivery) => loaded.keep_newest(entry, delivery),
+            Event::Delivered(Record::Command(command), delivery) => loaded.commands.push((command, delivery)),
+            Event::Delivered(Record::Marker(_), _) | Event::Confirmed(_) => {}
+        }
+        let Ok(next) = timeout(PATIENCE, ledger.next()).await else {
+            tracing::error!("the marker in the queue of the schedules does not come back: is it full?");
+            return None;
+        };
+        event = next?;
+    }
+    // Who was active before has had those that come again earlier than those that come for the first time.
+    loaded.commands.sort_by_key(|(_, delivery)| !delivery.redelivered);
+    Some(loaded)
+}
+
+impl Loaded {
+    fn keep_newest(&mut self, entry: Box<Entry>, delivery: Delivery) {
+        let name: Arc<str> = entry.definition.name.as_str().into();
+        match self.entries.get(&name) {
+            Some((known, _)) if !entry.is_newer_than(known) => delivery.ack(),
+            _ => {
+                if let Some((_, older)) = self.entries.insert(name, (entry, delivery)) {
+                    older.ack();
+                }
+            }
+        }
+    }
+}

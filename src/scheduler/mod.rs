@@ -1,0 +1,248 @@
+//! [`Scheduler`]: fires the ticks of schedules. Any number of them share one queue, and one of them is active.
+//!
+//! ```text
+//!   {ns}.schedules ──► Ledger ──► load: all entries, until a marker published at the first delivery is back
+//!   (single active                 │
+//!    consumer)                     ▼
+//!        ▲                       Active ─── plan (pure) ──► what is due
+//!        │                         │
+//!        └──── next entry ◄────────┴──── one publish ─────► lane of the task
+//! ```
+//!
+//! What there is of a schedule is its entry: one message in the queue, which the active scheduler holds unacknowledged.
+//! To change it is to publish the next one and, once that is confirmed, to acknowledge the old one. A tick does both at
+//! once: the broker puts the same message into the lane and into the queue of the schedules.
+
+mod active;
+mod commands;
+mod held;
+mod ledger;
+mod load;
+mod queues;
+
+use std::fmt;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::Broker;
+use crate::broker::Part;
+use crate::error::Error;
+use crate::error::Result;
+use crate::schedule::Command;
+use crate::schedule::Definition;
+use crate::schedule::Schedule;
+use crate::schedule::What;
+use crate::schedules;
+use crate::topology::Names;
+use crate::transport::Subscribe;
+
+use active::Active;
+use active::End;
+use ledger::Ledger;
+use load::load;
+
+/// How long a declaration may take.
+const DECLARE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a shutdown waits for what is on its way.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many messages the active scheduler may hold: all that AMQP can say. On quorum queues "no limit" means 2,000.
+const PREFETCH: u16 = u16::MAX;
+
+/// Fires the ticks of all schedules of a namespace, as long as it is the active one of however many there are.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use taskhare::{Broker, Schedule, Scheduler, Task};
+/// # #[derive(serde::Serialize, serde::Deserialize)] struct Sweep;
+/// # impl Task for Sweep { const NAME: &'static str = "sweep"; type Output = (); }
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> taskhare::Result<()> {
+/// # let broker = Broker::in_process();
+/// let scheduler = Scheduler::builder(&broker)
+///     .schedule(Schedule::new("sweep", Duration::from_secs(60), Sweep))
+///     .start()
+///     .await?;
+/// // … and at the end:
+/// scheduler.shutdown().await;
+/// # Ok(()) }
+/// ```
+///
+/// Run one in each process of a service: the broker chooses which of them is active, and another one when that dies,
+/// within milliseconds. One that is frozen, or cut off, is replaced after two to three
+/// [heartbeats](crate::BrokerBuilder::heartbeat). Nothing is stored anywhere but in the queue `{namespace}.schedules`.
+///
+/// Dropped, it stops at once, as if its process had died.
+pub struct Scheduler {
+    shutdown: CancellationToken,
+    is_active: watch::Receiver<bool>,
+    candidate: Option<JoinHandle<()>>,
+}
+
+/// Settings of a [`Scheduler`].
+#[derive(Debug)]
+#[must_use = "a builder does nothing until `start`"]
+pub struct SchedulerBuilder {
+    broker: Broker,
+    schedules: Vec<Schedule>,
+    settings: Settings,
+}
+
+/// What the active scheduler goes by.
+#[derive(Clone, Debug)]
+struct Settings {
+    misfire_after: Duration,
+    consumer_timeout: Duration,
+}
+
+impl Settings {
+    /// How long an entry is held before it is stored anew.
+    fn refresh_after(&self) -> Duration {
+        self.consumer_timeout / 3
+    }
+}
+
+impl Scheduler {
+    /// A scheduler for the namespace of `broker`.
+    pub fn builder(broker: &Broker) -> SchedulerBuilder {
+        let settings = Settings {
+            misfire_after: Duration::from_secs(5),
+            consumer_timeout: Duration::from_secs(30 * 60),
+        };
+        SchedulerBuilder { broker: broker.clone(), schedules: Vec::new(), settings }
+    }
+
+    /// Whether it is the active one. It knows so only when there is a schedule, or a command.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        *self.is_active.borrow()
+    }
+
+    /// Stops: waits up to 5 s for what it has published, and hands over.
+    pub async fn shutdown(mut self) {
+        self.shutdown.cancel();
+        if let Some(candidate) = self.candidate.take() {
+            // It panics only by a mistake of ours, and then it has stopped too.
+            let _ = candidate.await;
+        }
+    }
+}
+
+impl Drop for Scheduler {
+    fn drop(&mut self) {
+        if let Some(candidate) = &self.candidate {
+            candidate.abort();
+        }
+    }
+}
+
+impl fmt::Debug for Scheduler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scheduler").field("is_active", &self.is_active()).finish_non_exhaustive()
+    }
+}
+
+impl SchedulerBuilder {
+    /// Declares a schedule when it starts: see [`Schedule`].
+    pub fn schedule(mut self, schedule: Schedule) -> Self {
+        self.schedules.push(schedule);
+        self
+    }
+
+    /// How late a tick may be fired without further thought. One that is later is up to the schedule's
+    /// [`misfire`](Schedule::misfire) policy. Defaults to 5 s: longer than another scheduler takes to become active when
+    /// one dies.
+    pub fn misfire_after(mut self, time: Duration) -> Self {
+        self.settings.misfire_after = time;
+        self
+    }
+
+    /// The `consumer_timeout` of the broker, if it is another than RabbitMQ's 30 minutes. Each schedule is stored anew after
+    /// a sixth to a third of it, because the broker takes back what is held for longer. At least 30 s.
+    pub fn consumer_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.consumer_timeout = timeout.max(Duration::from_secs(30));
+        self
+    }
+
+    /// Declares what it needs and its schedules, and stands for election.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with a schedule ([`Error::InvalidName`], [`Error::InvalidCadence`], [`Error::InvalidSetting`],
+    /// [`Error::Encode`], [`Error::TooLarge`]), and failures to declare. What was declared before such an error stays
+    /// declared.
+    pub async fn start(self) -> Result<Scheduler> {
+        let Self { broker, schedules, settings } = self;
+        let max_payload = broker.max_payload();
+        let checked = schedules.into_iter().map(|schedule| Definition::check(schedule, max_payload));
+        let definitions: Vec<Definition> = checked.collect::<Result<_>>()?;
+        broker.declare(Part::Schedules).await?;
+        for definition in definitions {
+            let command = Command::new(What::Declare(Box::new(definition)), broker.clock().now());
+            schedules::tell(&broker, command, DECLARE_TIMEOUT).await?;
+        }
+        let shutdown = CancellationToken::new();
+        let (active, is_active) = watch::channel(false);
+        let candidate = Candidate { broker, settings, active, shutdown: shutdown.clone() };
+        let candidate = Some(tokio::spawn(candidate.run()));
+        Ok(Scheduler { shutdown, is_active, candidate })
+    }
+}
+
+/// Stands for election, for ever.
+struct Candidate {
+    broker: Broker,
+    settings: Settings,
+    active: watch::Sender<bool>,
+    shutdown: CancellationToken,
+}
+
+impl Candidate {
+    async fn run(self) {
+        let mut failures = 0;
+        while !self.shutdown.is_cancelled() {
+            match self.serve().await {
+                Ok(End::Shutdown) => break,
+                Ok(End::Lost(why)) => {
+                    tracing::warn!(why, "this scheduler is not active any more");
+                    failures = 0;
+                }
+                Err(Error::Closed) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "the queue of the schedules cannot be consumed");
+                    failures += 1;
+                }
+            }
+            self.active.send_replace(false);
+            let pause = Duration::from_millis(50) * 2_u32.pow(failures.min(6));
+            let _ = self.shutdown.run_until_cancelled(tokio::time::sleep(pause)).await;
+        }
+        self.active.send_replace(false);
+    }
+
+    /// One turn: from standing by until it is over with being active.
+    async fn serve(&self) -> Result<End> {
+        let names = self.broker.names();
+        let subscribe = Subscribe {
+            consumer_timeout: Some(self.settings.consumer_timeout),
+            ..Subscribe::new(names.schedules(), PREFETCH, "scheduler")
+        };
+        self.broker.restore(Part::Schedules).await?;
+        let tenure = self.broker.transport().hold(subscribe).await?;
+        let mut ledger = Ledger::new(tenure, names.tasks(), Names::schedules_key());
+        let Some(loaded) = self.shutdown.run_until_cancelled(load(&mut ledger)).await else {
+            ledger.close().await;
+            return Ok(End::Shutdown);
+        };
+        let Some(loaded) = loaded else { return Ok(End::Lost("the channel was lost")) };
+        self.active.send_replace(true);
+        tracing::info!(schedules = loaded.entries.len(), "this scheduler is active");
+        let mut active = Active::take_over(&self.broker, &self.settings, ledger, loaded).await;
+        let end = active.run(&self.shutdown).await;
+        if end == End::Shutdown {
+            active.leave(LEAVE_TIMEOUT).await;
+        }
+        Ok(end)
+    }
+}
