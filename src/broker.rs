@@ -233,10 +233,13 @@ impl Broker {
 
     /// Declares a part, unless this handle has done so already.
     pub(crate) async fn declare(&self, part: Part) -> Result<()> {
-        if !self.declared().contains(&part) {
-            self.0.transport.declare(&self.topology(&part)).await?;
-            self.declared().insert(part);
-        }
+        if self.declared().contains(&part) { Ok(()) } else { self.restore(part).await }
+    }
+
+    /// Declares a part, be it again: it is gone.
+    pub(crate) async fn restore(&self, part: Part) -> Result<()> {
+        self.0.transport.declare(&self.topology(&part)).await?;
+        self.declared().insert(part);
         Ok(())
     }
 
@@ -248,13 +251,6 @@ impl Broker {
             topology.merge(&self.topology(&Part::Wheel));
         }
         self.0.transport.declare(&topology).await?;
-        self.declared().insert(part);
-        Ok(())
-    }
-
-    /// Declares a part again: some of it may be gone.
-    pub(crate) async fn restore(&self, part: Part) -> Result<()> {
-        self.0.transport.declare(&self.topology(&part)).await?;
         self.declared().insert(part);
         Ok(())
     }

@@ -219,6 +219,43 @@ pub enum Error {
         source: BoxError,
     },
 
+    /// The queue of the schedules did not take what was to become of one, or gave no confirm in time: then it may be there,
+    /// and be done once a scheduler runs.
+    #[error("cannot {action}")]
+    Schedule {
+        /// What was to be done.
+        action: String,
+        /// Why not.
+        #[source]
+        source: BoxError,
+    },
+
+    /// No answer came from a scheduler. None runs, or it could not answer in time. A change is kept on the broker, and made
+    /// as soon as one runs; a question is forgotten.
+    #[error(
+        "no scheduler has answered within {waited:?}; a change is kept, and made when one runs: is a Scheduler started?"
+    )]
+    NoScheduler {
+        /// How long we waited.
+        waited: Duration,
+    },
+
+    /// The active scheduler knows no schedule of this name.
+    #[error("no schedule {name:?}")]
+    NoSchedule {
+        /// The name.
+        name: String,
+    },
+
+    /// The active scheduler did not do what it was told to.
+    #[error("the scheduler refused to {action}: {reason}")]
+    Refused {
+        /// What it was told to do.
+        action: String,
+        /// Why it did not.
+        reason: String,
+    },
+
     /// An output, or the payload of a dead letter, that is not of the expected type.
     #[error("cannot decode what task {task:?} has for an output or payload")]
     Decode {
@@ -309,6 +346,8 @@ impl Error {
                 | Self::Unconfirmed { .. }
                 | Self::Unavailable { .. }
                 | Self::Append { .. }
+                | Self::Schedule { .. }
+                | Self::NoScheduler { .. }
                 | Self::Timeout { .. }
         )
     }

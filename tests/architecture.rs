@@ -19,7 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["schedule"],
     &["transport"],
     &["transport::in_process", "transport::amqp"],
-    &["route", "log"],
+    &["route", "log", "inbox"],
     &["control", "unique"],
     &["broker"],
     &["dead", "schedules"],

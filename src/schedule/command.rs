@@ -4,6 +4,7 @@
 //! `taskhare-schedule` the `name` of the schedule, if it is about one, and the `sequence` of the tick that has ended. A
 //! declaration has the form of an [entry](super::Entry) without a version.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::Definition;
@@ -28,6 +29,7 @@ const MARKER: &str = "marker";
 
 /// The last message of an answer.
 const DONE: &str = "taskhare.schedule.done";
+/// The same: there is no such schedule.
 const MISSING: &str = "taskhare.schedule.missing";
 const ERROR: &str = "taskhare-error";
 
@@ -79,6 +81,14 @@ impl What {
         }
     }
 
+    /// The schedule that it is about, if it is about one.
+    pub(crate) fn name(&self) -> Option<&str> {
+        match self {
+            Self::List(name) => name.as_deref(),
+            other => other.schedule(),
+        }
+    }
+
     fn kind(&self) -> &'static str {
         match self {
             // Written as an entry is.
@@ -93,9 +103,32 @@ impl What {
     }
 }
 
+/// In the words of errors.
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self, self.name()) {
+            (Self::Ended(name, sequence), _) => {
+                write!(f, "report the end of tick {sequence} of schedule {name:?}")
+            }
+            (Self::List(Some(name)), _) => write!(f, "ask about schedule {name:?}"),
+            (_, Some(name)) => write!(f, "{} schedule {name:?}", self.kind()),
+            (_, None) => write!(f, "{} schedules", self.kind()),
+        }
+    }
+}
+
 impl Command {
+    /// How long a question is worth an answer. Those that were asked while no scheduler ran are not all answered by the
+    /// next one. Long enough for clocks that do not quite agree.
+    const LONGEST_QUESTION: Duration = Duration::from_secs(60);
+
     pub(crate) fn new(what: What, at: Duration) -> Self {
         Self { id: TaskId::at(at), what, at, reply_to: None }
+    }
+
+    /// Whether nobody waits for it any more: a question that is old. A change never is.
+    pub(crate) fn is_stale(&self, now: Duration) -> bool {
+        matches!(self.what, What::List(_)) && now.saturating_sub(self.at) > Self::LONGEST_QUESTION
     }
 
     pub(crate) fn seal(self) -> Message {
@@ -226,16 +259,17 @@ impl Answer {
     /// To which command it answers, and what; `None` if the message is something else.
     pub(crate) fn open(message: Message) -> Option<(TaskId, Self)> {
         let to = message.correlation_id.as_deref()?.parse().ok()?;
-        if message.content_type.is_none() && message.kind.as_deref() == Some(DONE) {
-            let error = message.headers.get(ERROR).and_then(Value::as_text);
-            return Some((to, error.map_or(Self::Done, |error| Self::Refused(error.to_owned()))));
-        }
-        if message.content_type.is_none() && message.kind.as_deref() == Some(MISSING) {
-            return Some((to, Self::Missing));
-        }
-        match Record::read(message) {
-            Ok(Record::Entry(entry)) => Some((to, Self::Entry(entry))),
-            _ => None,
-        }
+        let answer = match (message.content_type.is_some(), message.kind.as_deref()) {
+            (false, Some(DONE)) => {
+                let error = message.headers.get(ERROR).and_then(Value::as_text);
+                error.map_or(Self::Done, |error| Self::Refused(error.to_owned()))
+            }
+            (false, Some(MISSING)) => Self::Missing,
+            _ => match Record::read(message) {
+                Ok(Record::Entry(entry)) => Self::Entry(entry),
+                _ => return None,
+            },
+        };
+        Some((to, answer))
     }
 }

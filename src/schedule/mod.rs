@@ -34,7 +34,9 @@ pub(crate) use definition::Definition;
 pub(crate) use entry::Entry;
 pub(crate) use plan::Move;
 pub(crate) use plan::Why;
+pub(crate) use plan::next;
 pub(crate) use plan::plan;
+pub use state::LastTick;
 pub(crate) use state::State;
 
 /// What becomes of ticks that nobody could fire in time, because no scheduler ran or the broker was down. A tick that is

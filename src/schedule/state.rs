@@ -1,6 +1,8 @@
 //! [`State`]: how far a schedule has come. Pure.
 
 use std::time::Duration;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
 
 use super::Definition;
 use crate::task::TaskId;
@@ -35,11 +37,27 @@ pub(crate) struct State {
     pub(crate) free_since: Duration,
 }
 
-/// The tick fired last.
+/// The tick that a schedule fired last: see [`ScheduleStatus::last_tick`](crate::ScheduleStatus::last_tick).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct LastTick {
+pub struct LastTick {
+    /// Since the Unix epoch, as all times here.
     pub(crate) planned: Duration,
     pub(crate) fired: Duration,
+}
+
+impl LastTick {
+    /// When it was planned, without its [`jitter`](crate::Schedule::jitter). For one that was
+    /// [triggered](crate::Schedules::trigger): when that was.
+    #[must_use]
+    pub fn planned_at(&self) -> SystemTime {
+        UNIX_EPOCH + self.planned
+    }
+
+    /// When it was fired, by the clock of the scheduler that did it.
+    #[must_use]
+    pub fn fired_at(&self) -> SystemTime {
+        UNIX_EPOCH + self.fired
+    }
 }
 
 /// A tick that has not ended.
