@@ -33,10 +33,12 @@ macro_rules! on_every_transport {
 
 mod cancellation;
 mod close;
+mod copies;
 mod dead_letter;
 mod declare;
 mod delete;
 mod deliver;
+mod hold;
 mod prefetch;
 mod publish;
 mod purge;

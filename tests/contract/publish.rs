@@ -32,7 +32,6 @@ on_every_transport![
     a_fanout_reaches_all,
     exchanges_pass_on_to_exchanges,
     a_queue_reached_twice_gets_one_copy,
-    copies_go_to_further_keys,
     what_matches_nothing_goes_to_the_alternate,
     what_matches_something_does_not_go_to_the_alternate,
 ];
@@ -266,26 +265,6 @@ async fn a_queue_reached_twice_gets_one_copy(broker: &Broker) {
         to_queue(&second, &text_name("any"), &only),
     ];
     assert_eq!(publish_through(broker, &[first, second], &[only], bindings, "a.b").await, [1]);
-}
-
-async fn copies_go_to_further_keys(broker: &Broker) {
-    let direct = exchange(ExchangeKind::Direct);
-    let queues: Vec<Queue> = (0..4).map(|_| queue(QUORUM)).collect();
-    let bindings = ["a", "b", "c", "d"]
-        .iter()
-        .zip(&queues)
-        .map(|(key, queue)| to_queue(&direct, &text_name(key), queue));
-    let mut bindings: Vec<Binding> = bindings.collect();
-    bindings.push(to_queue(&direct, &text_name("b"), &queues[0]));
-    let exchange = direct.name.clone();
-    declare(broker, Topology { exchanges: vec![direct], queues: queues.clone(), bindings }).await;
-    let mut message = message("a");
-    message.headers.insert("CC", Value::List(vec!["b".into(), "c".into(), "nowhere".into()]));
-    let route = Route { exchange, key: text_name("a"), queue: queues[0].name.clone() };
-    publish(broker, &route, message).await;
-    for (queue, expected) in queues.iter().zip([1, 1, 1, 0]) {
-        depth_becomes(broker, &queue.name, expected).await;
-    }
 }
 
 async fn what_matches_nothing_goes_to_the_alternate(broker: &Broker) {

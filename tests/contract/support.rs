@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
+use std::task::Context;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use taskhare::transport::Publish;
 use taskhare::transport::PublishError;
 use taskhare::transport::Subscribe;
 use taskhare::transport::Subscription;
+use taskhare::transport::Tenure;
 use taskhare::transport::Transport;
 use taskhare::transport::in_process::InProcess;
 
@@ -128,14 +130,18 @@ pub(crate) fn expiring(body: &str, expiration: Duration) -> Message {
     Message { expiration: Some(expiration), ..message(body) }
 }
 
-/// Publishes, mandatory, to `route`.
+/// A mandatory publish over `route`.
+pub(crate) fn over(route: &Route, message: Message) -> Publish {
+    let (exchange, key) = (route.exchange.clone(), route.key.clone());
+    Publish { exchange, key, mandatory: true, message }
+}
+
 pub(crate) async fn try_publish(
     broker: &Broker,
     route: &Route,
     message: Message,
 ) -> Result<(), PublishError> {
-    let (exchange, key) = (route.exchange.clone(), route.key.clone());
-    within(broker.publish(&Publish { exchange, key, mandatory: true, message }, LIMIT)).await
+    within(broker.publish(&over(route, message), LIMIT)).await
 }
 
 pub(crate) async fn publish(broker: &Broker, route: &Route, message: Message) {
@@ -154,13 +160,35 @@ pub(crate) async fn subscribe(broker: &Broker, queue: &Name, prefetch: u16) -> B
     within(broker.subscribe(subscribe)).await.unwrap()
 }
 
+pub(crate) async fn hold(broker: &Broker, queue: &Name, prefetch: u16) -> Box<dyn Tenure> {
+    let subscribe = Subscribe::new(queue.clone(), prefetch, "contract");
+    within(broker.hold(subscribe)).await.unwrap()
+}
+
+/// Where deliveries come from.
+pub(crate) trait Deliveries {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Delivery>>;
+}
+
+impl Deliveries for Box<dyn Subscription> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
+        self.poll_next(cx)
+    }
+}
+
+impl Deliveries for Box<dyn Tenure> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Delivery>> {
+        self.poll_next(cx)
+    }
+}
+
 /// The next delivery, which has to come.
-pub(crate) async fn next(subscription: &mut Box<dyn Subscription>) -> Delivery {
-    within(subscription.next()).await.expect("the subscription has not ended")
+pub(crate) async fn next(subscription: &mut impl Deliveries) -> Delivery {
+    within(poll_fn(|cx| subscription.poll(cx))).await.expect("the subscription has not ended")
 }
 
 /// The next `count` deliveries.
-pub(crate) async fn take(subscription: &mut Box<dyn Subscription>, count: usize) -> Vec<Delivery> {
+pub(crate) async fn take(subscription: &mut impl Deliveries, count: usize) -> Vec<Delivery> {
     let mut taken = Vec::new();
     for _ in 0..count {
         taken.push(next(subscription).await);
@@ -169,7 +197,7 @@ pub(crate) async fn take(subscription: &mut Box<dyn Subscription>, count: usize)
 }
 
 /// Acks the next `count` deliveries and returns their bodies.
-pub(crate) async fn consume(subscription: &mut Box<dyn Subscription>, count: usize) -> Vec<String> {
+pub(crate) async fn consume(subscription: &mut impl Deliveries, count: usize) -> Vec<String> {
     let mut bodies = Vec::new();
     for _ in 0..count {
         let delivery = next(subscription).await;
@@ -180,8 +208,8 @@ pub(crate) async fn consume(subscription: &mut Box<dyn Subscription>, count: usi
 }
 
 /// Nothing comes for a while.
-pub(crate) async fn nothing(subscription: &mut Box<dyn Subscription>) {
-    let came = tokio::time::timeout(QUIET, subscription.next()).await;
+pub(crate) async fn nothing(subscription: &mut impl Deliveries) {
+    let came = tokio::time::timeout(QUIET, poll_fn(|cx| subscription.poll(cx))).await;
     assert!(came.is_err(), "nothing was to come, and this did: {came:?}");
 }
 

@@ -7,6 +7,7 @@ mod control;
 mod dead_letters;
 mod deadline;
 mod delay;
+mod hold;
 mod lanes;
 #[cfg(feature = "limits")]
 mod limits;
@@ -45,6 +46,7 @@ use taskhare::transport::Publish;
 use taskhare::transport::PublishError;
 use taskhare::transport::Subscribe;
 use taskhare::transport::Subscription;
+use taskhare::transport::Tenure;
 use taskhare::transport::Transport;
 use taskhare::transport::amqp::Amqp;
 use taskhare::transport::amqp::Options;

@@ -113,6 +113,8 @@ async fn a_user_without_permission_is_told_so() {
     assert!(matches!(refused, taskhare::Error::AccessRefused { .. }), "{refused:?}");
     let refused = limited.subscribe(subscribe("q", 1)).await.unwrap_err();
     assert!(matches!(refused, taskhare::Error::AccessRefused { .. }), "{refused:?}");
+    let refused = limited.hold(subscribe("q", 1)).await.unwrap_err();
+    assert!(matches!(refused, taskhare::Error::AccessRefused { .. }), "{refused:?}");
 }
 
 #[tokio::test]
