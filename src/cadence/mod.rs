@@ -15,7 +15,6 @@ use crate::error::Error;
 use crate::error::Result;
 
 pub(crate) use times::Times;
-#[cfg_attr(not(test), expect(unused_imports, reason = "for the scheduler"))]
 pub(crate) use times::jitter;
 
 /// The zone of whoever names none.

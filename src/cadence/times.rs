@@ -70,7 +70,6 @@ fn next_multiple(interval: Duration, anchor: Duration, time: Duration) -> Option
 
 /// By how much the tick of schedule `name` that is planned for `planned` is put off: less than `width`, in whole
 /// milliseconds. The same in every process and version, and spread evenly over names and times.
-#[cfg_attr(not(test), expect(dead_code, reason = "for the scheduler"))]
 pub(crate) fn jitter(name: &str, planned: Duration, width: Duration) -> Duration {
     let hash = mix(fnv1a(name.bytes().chain([0xff]).chain(planned.as_millis().to_le_bytes())));
     let offset = (u128::from(hash) * width.as_millis()) >> u64::BITS;

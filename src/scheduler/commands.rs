@@ -24,8 +24,6 @@ use crate::transport::Publish;
 /// How many schedules a namespace can have: somewhat fewer than messages can be held by one consumer (65,535), because
 /// commands and what has just been stored anew are held beside them.
 pub(super) const MOST_SCHEDULES: usize = 60_000;
-/// How old a question may be that is still answered. Whoever asked has given up.
-const OLDEST_QUESTION: Duration = Duration::from_secs(60);
 /// How long a message of an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many of them are on their way at a time.
@@ -162,9 +160,8 @@ impl Active<'_> {
     /// Answers a question.
     fn tell(&self, command: Command, message: Delivery) {
         message.ack();
-        let age = self.broker.clock().now().saturating_sub(command.at);
         let What::List(name) = &command.what else { return };
-        if age > OLDEST_QUESTION {
+        if command.is_stale(self.broker.clock().now()) {
             return;
         }
         let wanted = self.schedules.iter().filter(|(known, _)| name.as_ref().is_none_or(|name| **name == ***known));

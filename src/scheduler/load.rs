@@ -45,8 +45,6 @@ pub(super) async fn load(ledger: &mut Ledger) -> Option<Loaded> {
         };
         event = next?;
     }
-    // Who was active before has had those that come again earlier than those that come for the first time.
-    loaded.commands.sort_by_key(|(_, delivery)| !delivery.redelivered);
     Some(loaded)
 }
 

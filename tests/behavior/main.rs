@@ -16,6 +16,7 @@ mod long;
 mod output;
 mod quarantine;
 mod retry;
+mod schedule;
 mod shutdown;
 mod support;
 mod timeout;
