@@ -188,11 +188,17 @@ pub(super) async fn purge(session: &Session, queue: &Name) -> Result<u64, Declar
     Ok(ask(session, queue, Question::Purge).await?.unwrap_or(0))
 }
 
+/// Deletes `queue`; nothing if there is none.
+pub(super) async fn delete(session: &Session, queue: &Name) -> Result<(), DeclareError> {
+    ask(session, queue, Question::Delete).await.map(drop)
+}
+
 /// What a queue answers with a number of messages.
 #[derive(Clone, Copy)]
 enum Question {
     Depth,
     Purge,
+    Delete,
 }
 
 impl Question {
@@ -200,6 +206,7 @@ impl Question {
         match self {
             Self::Depth => "count messages",
             Self::Purge => "purge a queue",
+            Self::Delete => "delete a queue",
         }
     }
 
@@ -211,6 +218,7 @@ impl Question {
                 channel.queue_declare(arguments).await?.map(|(_, ready, _)| ready)
             }
             Self::Purge => channel.queue_purge(QueuePurgeArguments::new(queue.as_str())).await?,
+            Self::Delete => channel.queue_delete(QueueDeleteArguments::new(queue.as_str())).await?,
         };
         Ok(count.map_or(0, u64::from))
     }
@@ -231,29 +239,6 @@ async fn ask(session: &Session, queue: &Name, question: Question) -> Result<Opti
         Ok(Ok(messages)) => Ok(Some(messages)),
         Ok(Err(_)) => match closing.reason() {
             Some(Closed { code: 404, text }) if text.contains("no queue") => Ok(None),
-            Some(closed) => {
-                Err(DeclareError::Refused(refusal::declare(&format!("queue '{queue}'"), &closed)))
-            }
-            None => Err(DeclareError::Lost(session.health().why())),
-        },
-        Err(Failure::Lost(why) | Failure::Refused(why)) => Err(DeclareError::Lost(why)),
-    }
-}
-
-/// Deletes `queue`; nothing if there is none.
-pub(super) async fn delete(session: &Session, queue: &Name) -> Result<(), DeclareError> {
-    let closing = Closing::new(session.health().clone());
-    let (client, callback) = (session.client(), closing.clone());
-    let name = queue.clone();
-    let work = async move {
-        let channel = open_channel(&client, callback).await?;
-        let deleted = channel.queue_delete(QueueDeleteArguments::new(name.as_str())).await;
-        channel.close().await;
-        Ok(deleted)
-    };
-    match session.request("delete a queue", work).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(_)) => match closing.reason() {
             Some(closed) => {
                 Err(DeclareError::Refused(refusal::declare(&format!("queue '{queue}'"), &closed)))
             }
