@@ -130,6 +130,7 @@ pub use history::FailedAttempt;
 pub use lane::Priority;
 pub use outcome::DeadReason;
 pub use outcome::Outcome;
+pub use producer::DeclareSchedule;
 pub use producer::Enqueue;
 pub use producer::EnqueueAll;
 pub use producer::Enqueued;

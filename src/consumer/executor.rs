@@ -156,7 +156,7 @@ impl Executor {
                 self.renewal.keep(&mut delivery, &envelope)
             });
             let outcome = match attempt.await {
-                Ok(_) if envelope.reply_to.is_none() && envelope.unique.is_none() => {
+                Ok(_) if !envelope.is_awaited() => {
                     delivery.ack();
                     Outcome::Succeeded
                 }

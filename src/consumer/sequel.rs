@@ -18,7 +18,11 @@ use crate::outcome::DeadReason;
 use crate::outcome::Outcome;
 use crate::reply::Reply;
 use crate::route::Route;
+use crate::schedule::Command;
+use crate::schedule::What;
+use crate::schedules::tell_undeclared;
 use crate::task::TaskId;
+use crate::tick::Tick;
 use crate::topology::Names;
 use crate::topology::QueueName;
 use crate::transport::Delivery;
@@ -32,6 +36,8 @@ const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long giving back a unique key may take.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long telling the scheduler of an end may take.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where the tasks of one queue go next.
 pub(super) struct Sequel {
@@ -175,15 +181,26 @@ impl Sequel {
         Report { id, name, outcome }
     }
 
-    /// Gives back the unique key of a task that has ended. Before its message goes: otherwise a crash in between would
-    /// leave the key taken.
+    /// Gives back the unique key of a task that has ended, and tells the scheduler if it waits for that. Before its
+    /// message goes: otherwise a crash in between would leave the key taken, and the schedule waiting.
     pub(super) async fn release(&self, envelope: &Envelope) {
-        let Some(key) = envelope.unique.clone() else {
-            return;
-        };
-        let place = self.broker.unique();
-        if let Err(error) = Unique::release(&place, envelope.id, key, RELEASE_TIMEOUT).await {
-            tracing::warn!(task.id = %envelope.id, %error, "a unique key is not released; it is free when its window ends");
+        if let Some(key) = envelope.unique.clone() {
+            let place = self.broker.unique();
+            if let Err(error) = Unique::release(&place, envelope.id, key, RELEASE_TIMEOUT).await {
+                tracing::warn!(task.id = %envelope.id, %error, "a unique key is not released; it is free when its window ends");
+            }
+        }
+        if let Some(tick) = envelope.tick.as_ref().filter(|tick| tick.reports) {
+            self.report(envelope.id, tick).await;
+        }
+    }
+
+    /// Tells the scheduler that a tick has ended. Whoever fired it has declared the queue for that.
+    async fn report(&self, id: TaskId, tick: &Tick) {
+        let ended = What::Ended(tick.schedule().to_owned(), tick.sequence());
+        let command = Command::new(ended, self.broker.clock().now());
+        if let Err(error) = tell_undeclared(&self.broker, command, REPORT_TIMEOUT).await {
+            tracing::warn!(task.id = %id, schedule = tick.schedule(), sequence = tick.sequence(), %error, "the end of a tick is not reported; it counts as running until its longest run is over");
         }
     }
 

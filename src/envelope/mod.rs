@@ -323,16 +323,25 @@ impl Envelope {
         })
     }
 
+    /// Whether somebody is to be told of its end.
+    pub(crate) fn is_awaited(&self) -> bool {
+        let Self { reply_to, unique, tick, .. } = self;
+        reply_to.is_some() || unique.is_some() || tick.as_ref().is_some_and(|tick| tick.reports)
+    }
+
     /// The same task as if it had just been enqueued: all its attempts before it, at once, never too late, and nobody
-    /// who waits for its output.
+    /// who waits for its output or, as it has ended before, for its end.
     pub(crate) fn revive(self, now: Duration) -> Self {
-        let Self { mut rest, .. } = self;
+        let Self { mut rest, mut tick, .. } = self;
+        if let Some(tick) = &mut tick {
+            tick.reports = false;
+        }
         death::forget(&mut rest);
         rest.remove(FIRST_DUE);
         rest.remove(TURN);
         // Due now: a policy that counts from then on counts from now.
         let due = Some(now);
-        Self { attempt: 1, due, hold: None, deadline: None, returned: 0, reply_to: None, rest, ..self }
+        Self { attempt: 1, due, hold: None, deadline: None, returned: 0, tick, reply_to: None, rest, ..self }
     }
 
     /// The same task for its next attempt.
@@ -465,6 +474,22 @@ mod tests {
             message.headers.insert(header, 1);
         }
         assert_eq!(Envelope::open(message).unwrap(), envelope());
+    }
+
+    #[test]
+    fn what_is_revived_is_the_same_tick_and_its_end_is_not_reported_again() {
+        let tick = Tick {
+            schedule: "report".to_owned(),
+            sequence: 7,
+            planned: Duration::from_millis(1_700_000_009_000),
+            is_triggered: false,
+            reports: true,
+        };
+        let dead = Envelope { tick: Some(Box::new(tick.clone())), ..envelope() };
+        assert!(dead.is_awaited());
+        let revived = dead.revive(Duration::from_secs(1_700_000_100));
+        assert!(!revived.is_awaited());
+        assert_eq!(revived.tick, Some(Box::new(Tick { reports: false, ..tick })));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod control;
 mod enqueue;
 mod outputs;
+mod schedule;
 mod unique;
 
 use std::collections::HashMap;
@@ -33,6 +34,7 @@ pub use enqueue::Enqueue;
 pub use enqueue::EnqueueAll;
 pub use enqueue::Enqueued;
 use enqueue::Options;
+pub use schedule::DeclareSchedule;
 use unique::Claimed;
 pub use unique::OnDuplicate;
 use unique::Uniqueness;
