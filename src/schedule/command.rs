@@ -37,7 +37,7 @@ const ERROR: &str = "taskhare-error";
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Record {
     Entry(Box<Entry>),
-    Command(Command),
+    Command(Box<Command>),
     /// Published only to be received again, by that name.
     Marker(TaskId),
 }
@@ -205,7 +205,7 @@ impl Record {
             _ => return Err(format!("type {kind:?}, or the name of a schedule is missing")),
         };
         let at = Duration::from_secs(message.timestamp.unwrap_or_default());
-        Ok(Self::Command(Command { id, what, at, reply_to: message.reply_to }))
+        Ok(Self::Command(Box::new(Command { id, what, at, reply_to: message.reply_to })))
     }
 
     fn read_entry(table: &Headers, mut message: Message) -> Result<Self, String> {
@@ -218,7 +218,7 @@ impl Record {
         }
         let (id, at) = (envelope.id, envelope.enqueued_at);
         let definition = read_definition(table, envelope).ok_or(INCOMPLETE)?;
-        Ok(Self::Command(Command { id, what: What::Declare(Box::new(definition)), at, reply_to }))
+        Ok(Self::Command(Box::new(Command { id, what: What::Declare(Box::new(definition)), at, reply_to })))
     }
 }
 

@@ -242,6 +242,7 @@ impl Schedule {
     /// namespace; 1 to 255 bytes.
     ///
     /// What is wrong with it is told when it is declared.
+    #[expect(clippy::needless_pass_by_value, reason = "as everywhere a task is enqueued")]
     pub fn new<T: Task>(name: &str, cadence: impl Into<Cadence>, task: T) -> Self {
         Self {
             name: name.to_owned(),

@@ -31,6 +31,8 @@ use crate::transport::PublishError;
 const AHEAD: Duration = Duration::from_millis(250);
 /// How often to look whether the clock was set, at least.
 const NAP: Duration = Duration::from_secs(1);
+/// Tokio's timers end after two years.
+const LONGEST_SLEEP: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How many publishes may be without a confirm.
 const WINDOW: usize = 512;
 /// How many moves about one schedule are made before the others have their turn.
@@ -142,7 +144,7 @@ impl<'a> Active<'a> {
         let (now, instant) = (self.broker.clock().now(), Instant::now());
         self.store_anew(instant);
         let is_leased = |until: Instant| self.ledger.lease().is_some_and(|end| end > until);
-        let mut wake = self.refresh.first().map_or(instant + NAP, |(at, _)| *at);
+        let mut wake = self.refresh.first().map_or(instant + LONGEST_SLEEP, |(at, _)| *at);
         if self.broker.clock().may_be_set() {
             wake = wake.min(instant + NAP);
         }
@@ -150,10 +152,10 @@ impl<'a> Active<'a> {
             return wake;
         }
         let Some((due, _)) = self.due.first() else { return wake };
-        let at = instant + due.saturating_sub(now).min(NAP * 3600);
+        let at = instant + due.saturating_sub(now).min(LONGEST_SLEEP);
         if is_leased(at) {
             self.fire_due(now);
-            let next = self.due.first().map(|(due, _)| instant + due.saturating_sub(now).min(NAP * 3600));
+            let next = self.due.first().map(|(due, _)| instant + due.saturating_sub(now).min(LONGEST_SLEEP));
             return next.map_or(wake, |next| wake.min(next));
         }
         let renew = at.checked_sub(AHEAD).unwrap_or(instant);
@@ -223,7 +225,7 @@ impl<'a> Active<'a> {
         name: &Arc<str>,
         mut next: Box<Entry>,
         tick: Option<Tick>,
-        cause: Option<(Command, Delivery)>,
+        cause: Option<(Box<Command>, Delivery)>,
     ) {
         let Some(held) = self.schedules.get_mut(name) else { return };
         if let Some(due) = held.due.take() {
@@ -358,12 +360,13 @@ impl<'a> Active<'a> {
     fn is_fresh(&mut self, name: &Arc<str>) {
         let Some(held) = self.schedules.get_mut(name) else { return };
         // Spread, because after a takeover all are equally old.
-        let at = Instant::now() + self.settings.refresh_after().mul_f64(0.5 + fastrand::f64() / 2.0);
-        if let Some(old) = held.refresh_at.replace(at) {
+        let spread = 0.5 + fastrand::f64() / 2.0;
+        let at = self.settings.refresh_after().map(|time| Instant::now() + time.mul_f64(spread));
+        if let Some(old) = std::mem::replace(&mut held.refresh_at, at) {
             self.refresh.remove(&(old, name.clone()));
         }
         held.written = self.ledger.written();
-        self.refresh.insert((at, name.clone()));
+        self.refresh.extend(at.map(|at| (at, name.clone())));
     }
 
     /// Stores entries anew that are as old as the broker may let us hold them, or pin too much of its log.
@@ -413,6 +416,8 @@ fn passed_over(schedule: &str, why: Why) {
     match why {
         Why::Misfired => tracing::warn!(schedule, "ticks that nobody could fire in time are left out"),
         Why::Overlapping => tracing::debug!(schedule, "a tick is left out: the one before it has not ended"),
-        Why::ClockSetBack => tracing::warn!(schedule, "the clock was set back: ticks are planned anew from now on"),
+        Why::ClockSetBack => {
+            tracing::warn!(schedule, "the clock was set back: ticks are planned anew from now on");
+        }
     }
 }

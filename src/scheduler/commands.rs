@@ -31,9 +31,9 @@ const ANSWERS: usize = 128;
 
 impl Active<'_> {
     /// Does what a command wants. Its message is acknowledged once that is stored.
-    pub(super) async fn carry_out(&mut self, command: Command, message: Delivery) {
+    pub(super) async fn carry_out(&mut self, command: Box<Command>, message: Delivery) {
         let Some(name) = command.what.schedule().map(Arc::<str>::from) else {
-            return self.tell(command, message);
+            return self.tell(&command, message);
         };
         let Some(held) = self.schedules.get_mut(&name) else {
             return match &command.what {
@@ -43,7 +43,7 @@ impl Active<'_> {
                 }
                 // Its schedule was removed meanwhile.
                 What::Ended(..) => message.ack(),
-                _ => self.refuse(command, message, Answer::Missing),
+                _ => self.refuse(&command, message, Answer::Missing),
             };
         };
         if held.is_pending() {
@@ -83,7 +83,7 @@ impl Active<'_> {
             What::Trigger(_) => {
                 if next.definition.limit.is_some_and(|limit| next.state.sequence >= limit) {
                     let answer = Answer::Refused("its limit of ticks is reached".to_owned());
-                    return self.refuse(command, message, answer);
+                    return self.refuse(&command, message, answer);
                 }
                 let tick = next.state.trigger(&next.definition, now);
                 next.state.remember(command.id);
@@ -102,13 +102,13 @@ impl Active<'_> {
         &mut self,
         name: &Arc<str>,
         definition: Box<Definition>,
-        command: Command,
+        command: Box<Command>,
         message: Delivery,
     ) {
         let times = match Times::of(&definition.cadence) {
             Ok(times) => times,
             // Of a later release.
-            Err(error) => return self.refuse(command, message, Answer::Refused(error.to_string())),
+            Err(error) => return self.refuse(&command, message, Answer::Refused(error.to_string())),
         };
         self.queues.add(&definition.queue).await;
         // Whoever declares it may have a clock that is ahead of ours.
@@ -123,7 +123,7 @@ impl Active<'_> {
             }
             None if self.schedules.len() >= MOST_SCHEDULES => {
                 let reason = format!("a namespace has at most {MOST_SCHEDULES} schedules");
-                return self.refuse(command, message, Answer::Refused(reason));
+                return self.refuse(&command, message, Answer::Refused(reason));
             }
             None => {
                 let state = State::new(command.id, &definition, declared);
@@ -136,7 +136,7 @@ impl Active<'_> {
         self.store(name, next, None, Some((command, message)));
     }
 
-    async fn remove(&mut self, name: &Arc<str>, command: Command, message: Delivery) {
+    async fn remove(&mut self, name: &Arc<str>, command: Box<Command>, message: Delivery) {
         let Some(held) = self.forget(name) else { return };
         tracing::info!(schedule = %name, "schedule is removed");
         // The entry goes first: if only the command went, the schedule would be there again.
@@ -148,30 +148,31 @@ impl Active<'_> {
         }
     }
 
-    fn refuse(&self, command: Command, message: Delivery, answer: Answer) {
+    fn refuse(&self, command: &Command, message: Delivery, answer: Answer) {
         if let Answer::Refused(reason) = &answer {
             let schedule = command.what.schedule();
             tracing::error!(schedule, reason, "what is asked for a schedule cannot be done");
         }
         message.ack();
-        self.answer(&command, vec![], answer);
+        self.answer(command, vec![], answer);
     }
 
     /// Answers a question.
-    fn tell(&self, command: Command, message: Delivery) {
+    fn tell(&self, command: &Command, message: Delivery) {
         message.ack();
         let What::List(name) = &command.what else { return };
         if command.is_stale(self.broker.clock().now()) {
             return;
         }
-        let wanted = self.schedules.iter().filter(|(known, _)| name.as_ref().is_none_or(|name| **name == ***known));
+        let wanted =
+            self.schedules.iter().filter(|(known, _)| name.as_ref().is_none_or(|name| **name == ***known));
         let entries: Vec<_> = wanted.map(|(_, held)| Answer::Entry(held.entry.clone())).collect();
         let last = if name.is_some() && entries.is_empty() { Answer::Missing } else { Answer::Done };
-        self.answer(&command, entries, last);
+        self.answer(command, entries, last);
     }
 
     /// Tells whoever has sent a command that it is carried out.
-    pub(super) fn answer_done(&self, command: Option<Command>) {
+    pub(super) fn answer_done(&self, command: Option<Box<Command>>) {
         if let Some(command) = command {
             self.answer(&command, vec![], Answer::Done);
         }

@@ -22,7 +22,7 @@ pub(super) struct Held {
     /// Its next entry on its way. One at a time: so the order of its changes is the order of its versions.
     pending: Option<Pending>,
     /// Commands that came meanwhile.
-    pub(super) waiting: VecDeque<(Command, Delivery)>,
+    pub(super) waiting: VecDeque<(Box<Command>, Delivery)>,
     /// When to look at it next, since the Unix epoch.
     pub(super) due: Option<Duration>,
     /// When to store it anew.
@@ -44,7 +44,7 @@ pub(super) struct Pending {
     /// What it carries out.
     settles: Vec<Delivery>,
     /// What is to be answered then.
-    pub(super) command: Option<Command>,
+    pub(super) command: Option<Box<Command>>,
 }
 
 impl Held {
@@ -81,7 +81,12 @@ impl Held {
     }
 
     /// Its next entry is sent.
-    pub(super) fn send(&mut self, next: Box<Entry>, publish: Publish, cause: Option<(Command, Delivery)>) {
+    pub(super) fn send(
+        &mut self,
+        next: Box<Entry>,
+        publish: Publish,
+        cause: Option<(Box<Command>, Delivery)>,
+    ) {
         let mut settles = std::mem::take(&mut self.reports);
         let command = cause.map(|(command, message)| {
             settles.push(message);
@@ -108,7 +113,7 @@ impl Held {
 
     /// Once its next entry is confirmed and here, the older one goes, and all that it carries out. Returns the command
     /// that asked for it, if one did.
-    pub(super) fn advance(&mut self) -> Option<Option<Command>> {
+    pub(super) fn advance(&mut self) -> Option<Option<Box<Command>>> {
         let is_stored = |pending: &mut Pending| pending.is_confirmed && pending.echo.is_some();
         let Pending { next, echo, settles, command, .. } = self.pending.take_if(is_stored)?;
         let free_since = self.entry.state.free_since;
@@ -126,7 +131,7 @@ impl Held {
     }
 
     /// It is over with it: nothing of it stays in the ledger.
-    pub(super) fn remove(self) -> VecDeque<(Command, Delivery)> {
+    pub(super) fn remove(self) -> VecDeque<(Box<Command>, Delivery)> {
         for message in self.message.into_iter().chain(self.reports) {
             message.ack();
         }

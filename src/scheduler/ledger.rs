@@ -59,6 +59,7 @@ pub(super) struct Fate {
 
 /// Something from the broker.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once")]
 pub(super) enum Event {
     Delivered(Record, Delivery),
     /// A marker of ours is back: all that was in the ledger before it has been delivered.

@@ -21,7 +21,7 @@ pub(super) struct Loaded {
     /// The newest entry of each schedule.
     pub(super) entries: HashMap<Arc<str>, (Box<Entry>, Delivery)>,
     /// In their order.
-    pub(super) commands: Vec<(Command, Delivery)>,
+    pub(super) commands: Vec<(Box<Command>, Delivery)>,
 }
 
 /// Waits until the ledger is ours, and reads it. `None` if it is lost again.

@@ -93,22 +93,24 @@ pub struct SchedulerBuilder {
 #[derive(Clone, Debug)]
 struct Settings {
     misfire_after: Duration,
-    consumer_timeout: Duration,
+    /// How long the broker lets an entry be held; `None`: for ever.
+    consumer_timeout: Option<Duration>,
 }
 
 impl Settings {
     /// How long an entry is held before it is stored anew.
-    fn refresh_after(&self) -> Duration {
-        self.consumer_timeout / 3
+    fn refresh_after(&self) -> Option<Duration> {
+        self.consumer_timeout.map(|timeout| timeout / 3)
     }
 }
 
 impl Scheduler {
     /// A scheduler for the namespace of `broker`.
     pub fn builder(broker: &Broker) -> SchedulerBuilder {
+        let is_real = broker.clock().may_be_set();
         let settings = Settings {
             misfire_after: Duration::from_secs(5),
-            consumer_timeout: Duration::from_secs(30 * 60),
+            consumer_timeout: is_real.then_some(Duration::from_secs(30 * 60)),
         };
         SchedulerBuilder { broker: broker.clone(), schedules: Vec::new(), settings }
     }
@@ -159,9 +161,10 @@ impl SchedulerBuilder {
     }
 
     /// The `consumer_timeout` of the broker, if it is another than RabbitMQ's 30 minutes. Each schedule is stored anew after
-    /// a sixth to a third of it, because the broker takes back what is held for longer. At least 30 s.
+    /// a sixth to a third of it, because the broker takes back what is held for longer. At least
+    /// 30 s. The broker inside this process has none.
     pub fn consumer_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.consumer_timeout = timeout.max(Duration::from_secs(30));
+        self.settings.consumer_timeout = Some(timeout.max(Duration::from_secs(30)));
         self
     }
 
@@ -225,7 +228,7 @@ impl Candidate {
     async fn serve(&self) -> Result<End> {
         let names = self.broker.names();
         let subscribe = Subscribe {
-            consumer_timeout: Some(self.settings.consumer_timeout),
+            consumer_timeout: self.settings.consumer_timeout,
             ..Subscribe::new(names.schedules(), PREFETCH, "scheduler")
         };
         self.broker.restore(Part::Schedules).await?;

@@ -98,7 +98,11 @@ async fn another_scheduler_takes_over_and_no_tick_is_missed_or_doubled() {
         eventually("ticks go on", async || ticks.all().len() >= before + 3).await;
         let active = schedulers.iter().position(Scheduler::is_active).unwrap();
         let old = schedulers.swap_remove(active);
-        if round % 2 == 0 { drop(old) } else { old.shutdown().await }
+        if round % 2 == 0 {
+            drop(old);
+        } else {
+            old.shutdown().await;
+        }
         schedulers.push(start().await);
     }
     let all = ticks.all();

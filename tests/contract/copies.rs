@@ -74,7 +74,7 @@ async fn the_keys_of_the_copies_arrive(broker: &Broker) {
 
 async fn one_key_that_leads_somewhere_is_enough(broker: &Broker) {
     let only = queue(QUORUM);
-    let direct = keyed(broker, &["b"], &[only.clone()], None).await;
+    let direct = keyed(broker, &["b"], std::slice::from_ref(&only), None).await;
     let table: [(&[&str], _, u64); 3] = [
         (&["b"], Ok(()), 1),
         (&["nowhere", "b"], Ok(()), 2),
@@ -90,7 +90,7 @@ async fn one_key_that_leads_somewhere_is_enough(broker: &Broker) {
 async fn a_copy_that_goes_somewhere_keeps_it_from_the_alternate(broker: &Broker) {
     let fanout = exchange(ExchangeKind::Fanout);
     let (only, astray) = (queue(QUORUM), queue(QUORUM));
-    let direct = keyed(broker, &["b"], &[only.clone()], Some(&fanout)).await;
+    let direct = keyed(broker, &["b"], std::slice::from_ref(&only), Some(&fanout)).await;
     let bindings = vec![to_queue(&fanout, &text_name("any"), &astray)];
     declare(broker, Topology { exchanges: vec![], queues: vec![astray.clone()], bindings }).await;
     for (keys, expected) in [(["b"], [1, 0]), (["nowhere"], [1, 1])] {
