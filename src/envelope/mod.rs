@@ -369,6 +369,12 @@ impl Envelope {
         delayed.or(self.due.filter(|_| self.attempt == 1)).unwrap_or(self.enqueued_at)
     }
 
+    /// The task alone, without the schedule that it is a tick of.
+    pub(crate) fn without_schedule(mut self) -> Self {
+        self.rest.remove(SCHEDULE);
+        self
+    }
+
     /// Notes an attempt that failed.
     pub(crate) fn remember(&mut self, attempt: &FailedAttempt) {
         let history = self.rest.remove(HISTORY);

@@ -1,8 +1,8 @@
 //! [`Record`]: what there is in `{ns}.schedules`. Entries, and what somebody wants to become of them: [`Command`].
 //!
 //! A command is a message with the `type` `taskhare.schedule.pause`, say, its id as `message-id`, and in the table
-//! `taskhare-schedule` the `name` of the schedule, if it is about one, and the `sequence` of the tick that has ended. A
-//! declaration has the form of an [entry](super::Entry) without a version.
+//! `taskhare-schedule` the `name` of the schedule, if it is about one, and the `sequence` of the tick that has ended, or
+//! the `tick` that is in doubt. A declaration has the form of an [entry](super::Entry) without a version.
 
 use std::fmt;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use crate::message::Headers;
 use crate::message::Message;
 use crate::message::Value;
 use crate::task::TaskId;
+use crate::tick::Tick;
 
 const PREFIX: &str = "taskhare.schedule.";
 const PAUSE: &str = "pause";
@@ -24,6 +25,7 @@ const RESUME: &str = "resume";
 const TRIGGER: &str = "trigger";
 const REMOVE: &str = "remove";
 const ENDED: &str = "ended";
+const DOUBT: &str = "doubt";
 const LIST: &str = "list";
 const MARKER: &str = "marker";
 
@@ -63,6 +65,8 @@ pub(crate) enum What {
     Remove(String),
     /// Nothing: a tick of it has ended.
     Ended(String, u64),
+    /// Nothing: it is not known whether that tick's task is in its lane. With the command that made the schedule.
+    Doubt(Tick, TaskId),
     /// Nothing: to be told of it, or of all.
     List(Option<String>),
 }
@@ -77,6 +81,7 @@ impl What {
             | Self::Trigger(name)
             | Self::Remove(name)
             | Self::Ended(name, _) => Some(name),
+            Self::Doubt(tick, _) => Some(&tick.schedule),
             Self::List(_) => None,
         }
     }
@@ -98,6 +103,7 @@ impl What {
             Self::Trigger(_) => TRIGGER,
             Self::Remove(_) => REMOVE,
             Self::Ended(..) => ENDED,
+            Self::Doubt(..) => DOUBT,
             Self::List(_) => LIST,
         }
     }
@@ -109,6 +115,9 @@ impl fmt::Display for What {
         match (self, self.name()) {
             (Self::Ended(name, sequence), _) => {
                 write!(f, "report the end of tick {sequence} of schedule {name:?}")
+            }
+            (Self::Doubt(tick, _), _) => {
+                write!(f, "report that tick {} of schedule {:?} is in doubt", tick.sequence, tick.schedule)
             }
             (Self::List(Some(name)), _) => write!(f, "ask about schedule {name:?}"),
             (_, Some(name)) => write!(f, "{} schedule {name:?}", self.kind()),
@@ -143,6 +152,11 @@ impl Command {
             What::Ended(name, sequence) => {
                 table.insert("name", name.as_str());
                 table.insert("sequence", i64::try_from(*sequence).unwrap_or(i64::MAX));
+            }
+            What::Doubt(tick, origin) => {
+                table.insert("name", tick.schedule.as_str());
+                table.insert("tick", tick.to_value());
+                table.insert("origin", origin.to_string());
             }
             What::List(name) => {
                 if let Some(name) = name {
@@ -201,6 +215,11 @@ impl Record {
             (ENDED, Some(name)) => {
                 let sequence = table.get("sequence").and_then(Value::as_int);
                 What::Ended(name, sequence.and_then(|n| n.try_into().ok()).ok_or("no sequence")?)
+            }
+            (DOUBT, _) => {
+                let tick = table.get("tick").and_then(Tick::from_value).ok_or("no tick")?;
+                let origin = table.get("origin").and_then(Value::as_text);
+                What::Doubt(tick, origin.and_then(|id| id.parse().ok()).ok_or("no origin")?)
             }
             _ => return Err(format!("type {kind:?}, or the name of a schedule is missing")),
         };

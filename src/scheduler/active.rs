@@ -21,12 +21,15 @@ use crate::schedule::Command;
 use crate::schedule::Entry;
 use crate::schedule::Move;
 use crate::schedule::Record;
+use crate::schedule::What;
 use crate::schedule::Why;
 use crate::schedule::plan;
 use crate::tick::Tick;
 use crate::transport::Delivery;
 use crate::transport::PublishError;
 
+/// A process that has not been awake for so long, and naps at most [`NAP`], was stopped by somebody.
+const FROZEN: Duration = Duration::from_secs(3);
 /// How long before a tick is due the lease is renewed for it, if it would have ended.
 const AHEAD: Duration = Duration::from_millis(250);
 /// How often to look whether the clock was set, at least.
@@ -66,6 +69,8 @@ pub(super) struct Active<'a> {
     written: u64,
     /// Fires nothing any more.
     is_leaving: bool,
+    /// When this process was last awake after it had not been for a while.
+    thawed: Option<Instant>,
 }
 
 impl<'a> Active<'a> {
@@ -86,6 +91,7 @@ impl<'a> Active<'a> {
             refresh: BTreeSet::new(),
             written: 0,
             is_leaving: false,
+            thawed: None,
         };
         let queues: BTreeSet<_> = loaded.entries.values().map(|(entry, _)| &entry.definition.queue).collect();
         for queue in queues {
@@ -103,22 +109,44 @@ impl<'a> Active<'a> {
     /// Works until it is told to stop, or is not active any more.
     pub(super) async fn run(&mut self, shutdown: &CancellationToken) -> End {
         loop {
-            let wake = self.act();
+            let (wake, turn) = (self.act(), Instant::now());
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return End::Shutdown,
                 event = self.ledger.next() => match event {
-                    None => return End::Lost("the broker has ended the channel, or it was lost"),
+                    None => {
+                        if turn.elapsed() > FROZEN {
+                            self.thawed = Some(Instant::now());
+                        }
+                        return End::Lost("the broker has ended the channel, or it was lost");
+                    }
                     Some(event) => if let Err(why) = self.take(event).await {
                         return End::Lost(why);
                     },
                 },
                 () = tokio::time::sleep_until(wake) => {}
             }
+            if self.broker.clock().may_be_set() && turn.elapsed() > FROZEN {
+                self.thawed = Some(Instant::now());
+            }
             if self.ledger.is_silent() {
                 return End::Lost("the queue of the schedules does not answer");
             }
         }
+    }
+
+    /// The ticks whose task may be in its lane or not, after the connection was lost.
+    ///
+    /// A broker that is there has put a tick into both of its queues, or into none. One that dies in between may have put
+    /// it into one: into the lane alone, and it is fired again as it is due; or into the ledger alone, and it is not, so
+    /// these are to be looked after. But if the broker has said goodbye it has not died, and if this process was frozen
+    /// it is not the broker that was gone.
+    pub(super) fn doubts(&mut self) -> Vec<What> {
+        let was_frozen = self.thawed.is_some_and(|thawed| thawed.elapsed() < 10 * FROZEN);
+        if self.ledger.is_orderly() || was_frozen {
+            return Vec::new();
+        }
+        self.schedules.values_mut().filter_map(|held| held.pending()?.doubt()).collect()
     }
 
     /// Waits, for a while, for what is on its way, and hands over.
@@ -175,12 +203,21 @@ impl<'a> Active<'a> {
                 self.due.insert((due, name));
                 return;
             }
-            self.look_at(&name, now);
+            self.decide(&name, now);
         }
     }
 
+    /// Something about a schedule has changed: looks at it as soon as ticks may be fired.
+    pub(super) fn look_at(&mut self, name: &Arc<str>) {
+        let Some(held) = self.schedules.get_mut(name) else { return };
+        if let Some(due) = held.due.replace(Duration::ZERO) {
+            self.due.remove(&(due, name.clone()));
+        }
+        self.due.insert((Duration::ZERO, name.clone()));
+    }
+
     /// Does what is to be done about a schedule now.
-    pub(super) fn look_at(&mut self, name: &Arc<str>, now: Duration) {
+    fn decide(&mut self, name: &Arc<str>, now: Duration) {
         let Some(held) = self.schedules.get_mut(name) else { return };
         if let Some(due) = held.due.take() {
             self.due.remove(&(due, name.clone()));
@@ -236,7 +273,7 @@ impl<'a> Active<'a> {
         }
         next.state.version += 1;
         let now = self.broker.clock().now();
-        let publish = match tick {
+        let publish = match tick.clone() {
             None => self.ledger.only(next.envelope(None, now).seal()),
             Some(tick) => {
                 tracing::debug!(schedule = %name, sequence = tick.sequence, "tick");
@@ -245,7 +282,7 @@ impl<'a> Active<'a> {
             }
         };
         self.ledger.publish(name, next.state.version, &publish);
-        held.send(next, publish, cause);
+        held.send(next, tick, publish, cause);
     }
 
     async fn take(&mut self, event: Event) -> Result<(), &'static str> {
@@ -305,10 +342,12 @@ impl<'a> Active<'a> {
                 self.due.insert((at, schedule));
                 return Ok(());
             }
+            // It is over with the channel, which the next event tells.
+            Err(PublishError::Unconfirmed { last_loss: Some(_), .. }) => return Ok(()),
             // Its own return tells whether the ledger has it. The lane may have it too, as soon as it can.
             Err(error @ PublishError::Unconfirmed { .. }) => {
                 tracing::error!(%schedule, %error, "it is not known whether its tick was fired");
-                pending.confirmed();
+                pending.unknown();
             }
             Err(PublishError::Unroutable) => return Err("the queue of the schedules is gone"),
             Err(PublishError::Closed) => return Err("the broker handle is closed"),
@@ -317,8 +356,7 @@ impl<'a> Active<'a> {
                 if let Some(given_up) = held.give_up() {
                     held.entry.state.passed = given_up.next.state.passed;
                 }
-                let now = self.broker.clock().now();
-                self.look_at(&schedule, now);
+                self.look_at(&schedule);
                 return Ok(());
             }
         }
@@ -339,7 +377,7 @@ impl<'a> Active<'a> {
             self.carry_out(command, message).await;
         }
         if self.schedules.get(name).is_some_and(|held| !held.is_pending()) {
-            self.look_at(name, self.broker.clock().now());
+            self.look_at(name);
         }
     }
 
@@ -349,7 +387,7 @@ impl<'a> Active<'a> {
             Ok(times) => {
                 self.schedules.insert(name.clone(), Held::new(entry, times, Some(message)));
                 self.is_fresh(name);
-                self.look_at(name, self.broker.clock().now());
+                self.look_at(name);
             }
             // Of a later release. It stays in the ledger for one that can read it.
             Err(error) => tracing::error!(schedule = %name, %error, "this schedule is not understood"),

@@ -26,6 +26,10 @@ use crate::transport::Publish;
 pub(super) const MOST_SCHEDULES: usize = 60_000;
 /// How long a message of an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a task may take.
+const TASK_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long until it is tried again.
+const TASK_PAUSE: Duration = Duration::from_secs(1);
 /// How many of them are on their way at a time.
 const ANSWERS: usize = 128;
 
@@ -42,7 +46,7 @@ impl Active<'_> {
                     self.declare(&name, definition, command, message).await;
                 }
                 // Its schedule was removed meanwhile.
-                What::Ended(..) => message.ack(),
+                What::Ended(..) | What::Doubt(..) => message.ack(),
                 _ => self.refuse(&command, message, Answer::Missing),
             };
         };
@@ -74,11 +78,22 @@ impl Active<'_> {
                 if held.entry.state.running.iter().any(|running| running.sequence == *sequence) {
                     held.entry.state.ended(*sequence, now);
                     held.report(message);
-                    self.look_at(&name, now);
+                    self.look_at(&name);
                 } else {
                     message.ack();
                 }
                 return;
+            }
+            What::Doubt(tick, origin) => {
+                let state = &held.entry.state;
+                if state.origin != *origin || state.sequence < tick.sequence {
+                    // It is still to be fired, or of an earlier schedule.
+                    return message.ack();
+                }
+                tracing::warn!(schedule = %name, sequence = tick.sequence, "it is not known whether this tick was fired: its task is enqueued once more");
+                let task = next.envelope(Some(tick.clone()), now).without_schedule();
+                let publish = self.queues.route(&next.definition.queue).publish(task, now);
+                return self.enqueue(publish, message);
             }
             What::Trigger(_) => {
                 if next.definition.limit.is_some_and(|limit| next.state.sequence >= limit) {
@@ -146,6 +161,21 @@ impl Active<'_> {
         for (command, message) in waiting {
             Box::pin(self.carry_out(command, message)).await;
         }
+    }
+
+    /// Publishes a task over another connection than that of the ledger, and lets the command go that asked for it.
+    fn enqueue(&self, task: Publish, message: Delivery) {
+        let broker = self.broker.clone();
+        tokio::spawn(async move {
+            match broker.transport().publish(&task, TASK_TIMEOUT).await {
+                Ok(()) => message.ack(),
+                Err(error) => {
+                    tracing::warn!(%error, "the task of a tick in doubt is not enqueued yet");
+                    tokio::time::sleep(TASK_PAUSE).await;
+                    message.requeue();
+                }
+            }
+        });
     }
 
     fn refuse(&self, command: &Command, message: Delivery, answer: Answer) {

@@ -8,6 +8,8 @@ use tokio::time::Instant;
 use crate::cadence::Times;
 use crate::schedule::Command;
 use crate::schedule::Entry;
+use crate::schedule::What;
+use crate::tick::Tick;
 use crate::transport::Delivery;
 use crate::transport::Publish;
 
@@ -40,11 +42,23 @@ pub(super) struct Pending {
     pub(super) refusals: u32,
     /// It has come back.
     echo: Option<Delivery>,
-    is_confirmed: bool,
+    confirm: Confirm,
+    /// The tick whose task it is.
+    tick: Option<Tick>,
     /// What it carries out.
     settles: Vec<Delivery>,
     /// What is to be answered then.
     pub(super) command: Option<Box<Command>>,
+}
+
+/// What is known of where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Confirm {
+    Awaited,
+    /// All its queues have it.
+    Stored,
+    /// Nobody will tell.
+    Unknown,
 }
 
 impl Held {
@@ -84,6 +98,7 @@ impl Held {
     pub(super) fn send(
         &mut self,
         next: Box<Entry>,
+        tick: Option<Tick>,
         publish: Publish,
         cause: Option<(Box<Command>, Delivery)>,
     ) {
@@ -98,7 +113,8 @@ impl Held {
             sent: Instant::now(),
             refusals: 0,
             echo: None,
-            is_confirmed: false,
+            confirm: Confirm::Awaited,
+            tick,
             settles,
             command,
         });
@@ -114,7 +130,7 @@ impl Held {
     /// Once its next entry is confirmed and here, the older one goes, and all that it carries out. Returns the command
     /// that asked for it, if one did.
     pub(super) fn advance(&mut self) -> Option<Option<Box<Command>>> {
-        let is_stored = |pending: &mut Pending| pending.is_confirmed && pending.echo.is_some();
+        let is_stored = |pending: &mut Pending| pending.confirm != Confirm::Awaited && pending.echo.is_some();
         let Pending { next, echo, settles, command, .. } = self.pending.take_if(is_stored)?;
         let free_since = self.entry.state.free_since;
         if next.definition.cadence != self.entry.definition.cadence
@@ -148,8 +164,19 @@ impl Pending {
         }
     }
 
-    /// All its queues have it, or it is not going to be known.
+    /// All its queues have it.
     pub(super) fn confirmed(&mut self) {
-        self.is_confirmed = true;
+        self.confirm = Confirm::Stored;
+    }
+
+    /// Nobody will tell any more whether they have.
+    pub(super) fn unknown(&mut self) {
+        self.confirm = Confirm::Unknown;
+    }
+
+    /// The tick whose task may be in its lane or not.
+    pub(super) fn doubt(&self) -> Option<What> {
+        let tick = self.tick.as_ref().filter(|_| self.confirm != Confirm::Stored)?;
+        Some(What::Doubt(tick.clone(), self.next.state.origin))
     }
 }

@@ -162,6 +162,11 @@ impl Ledger {
         self.written
     }
 
+    /// Whether the broker has dealt with all that was published.
+    pub(super) fn is_orderly(&self) -> bool {
+        self.tenure.is_orderly()
+    }
+
     /// Carries out what was settled, and hands over what is held.
     pub(super) async fn close(mut self) {
         self.tenure.close().await;

@@ -48,6 +48,8 @@ use load::load;
 const DECLARE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a shutdown waits for what is on its way.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait for the broker to report a tick in doubt: longer than it takes to start anew.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 /// How many messages the active scheduler may hold: all that AMQP can say. On quorum queues "no limit" means 2,000.
 const PREFETCH: u16 = u16::MAX;
 
@@ -224,6 +226,22 @@ impl Candidate {
         self.active.send_replace(false);
     }
 
+    /// Tells whoever is active next of ticks in doubt.
+    fn report(&self, doubts: Vec<What>) {
+        if doubts.is_empty() {
+            return;
+        }
+        let broker = self.broker.clone();
+        tokio::spawn(async move {
+            for doubt in doubts {
+                let command = Command::new(doubt, broker.clock().now());
+                if let Err(error) = schedules::tell(&broker, command, REPORT_TIMEOUT).await {
+                    tracing::error!(%error, "a tick may be lost");
+                }
+            }
+        });
+    }
+
     /// One turn: from standing by until it is over with being active.
     async fn serve(&self) -> Result<End> {
         let names = self.broker.names();
@@ -245,6 +263,8 @@ impl Candidate {
         let end = active.run(&self.shutdown).await;
         if end == End::Shutdown {
             active.leave(LEAVE_TIMEOUT).await;
+        } else {
+            self.report(active.doubts());
         }
         Ok(end)
     }

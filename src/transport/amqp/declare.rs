@@ -264,6 +264,12 @@ impl Closing {
         self.reason.lock().expect("nothing panics while holding this lock").clone()
     }
 
+    /// Whether the broker has dealt with all that was sent: it is there still, or said that it closes the channel or the
+    /// connection.
+    pub(super) fn is_orderly(&self) -> bool {
+        !self.health.is_lost() || self.health.is_dismissed() || self.reason().is_some()
+    }
+
     /// Why the channel has ended.
     pub(super) fn why(&self) -> String {
         match self.reason() {

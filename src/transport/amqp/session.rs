@@ -9,6 +9,7 @@ use std::fmt;
 use std::future::Future;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -40,6 +41,8 @@ const MOST_CHANNELS_LOST: u32 = 500;
 pub(super) struct Health {
     lost: CancellationToken,
     why: Lock<Option<String>>,
+    /// The broker said that it closes it.
+    is_dismissed: AtomicBool,
     channels_lost: AtomicU32,
 }
 
@@ -68,6 +71,11 @@ impl Health {
 
     pub(super) fn why(&self) -> String {
         self.why.lock().clone().unwrap_or_else(|| "still connected".to_owned())
+    }
+
+    /// Whether the broker said that it closes it: then it has dealt with all that was sent before.
+    pub(super) fn is_dismissed(&self) -> bool {
+        self.is_dismissed.load(Ordering::Acquire)
     }
 
     fn note(&self, why: impl Into<String>) {
@@ -256,6 +264,7 @@ struct OnConnection(Arc<Health>);
 #[async_trait]
 impl ConnectionCallback for OnConnection {
     async fn close(&mut self, _: &Connection, close: Close) -> Result<(), ClientError> {
+        self.0.is_dismissed.store(true, Ordering::Release);
         self.0.note(format!("{} {}", close.reply_code(), close.reply_text()));
         Ok(())
     }

@@ -118,6 +118,10 @@ impl Subscription for Holder {
 }
 
 impl Tenure for Holder {
+    fn is_orderly(&self) -> bool {
+        self.closing.is_orderly()
+    }
+
     fn publish(&self, publish: &Publish, limit: Duration) -> BoxFuture<'static, Result<(), PublishError>> {
         let begun = Instant::now();
         let deadline = begun + limit.min(LONGEST);

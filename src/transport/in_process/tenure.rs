@@ -37,6 +37,10 @@ impl Subscription for InProcessTenure {
 }
 
 impl Tenure for InProcessTenure {
+    fn is_orderly(&self) -> bool {
+        true
+    }
+
     /// Confirms at once; needs no timeout.
     fn publish(&self, publish: &Publish, _: Duration) -> BoxFuture<'static, Result<(), PublishError>> {
         Box::pin(ready(self.0.publish(publish)))
