@@ -224,7 +224,7 @@ fn callbacks_await_nothing() {
             assert!(!block.contains(".await"), "{}: {block}", path.display());
         }
     }
-    assert_eq!(callbacks, 4, "one for connections, three for channels");
+    assert_eq!(callbacks, 3, "one for connections, two for channels");
 }
 
 // 11
