@@ -47,3 +47,11 @@ async fn the_consumer_does_what_the_producer_enqueued() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn of_three_schedulers_one_is_killed_after_the_other() -> Result<()> {
+    let url = TestBroker::shared().await?.fresh_vhost().await?;
+    let said = example("schedulers", &[], &url).await;
+    assert!(said.contains("30 ticks, each once"), "{said}");
+    Ok(())
+}
