@@ -14,7 +14,7 @@ use croner::parser::Year;
 use jiff::Timestamp;
 use jiff::ToSpan;
 use jiff::civil::DateTime;
-use jiff::tz::AmbiguousOffset;
+use jiff::tz::Offset;
 use jiff::tz::TimeZone;
 use jiff::tz::TimeZoneDatabase;
 
@@ -58,45 +58,46 @@ impl Pattern {
     }
 
     /// The next instant at which the clock shows a time that matches.
-    fn next_shown(&self, time: Timestamp) -> Option<Timestamp> {
-        let (mut time, mut offset) = (time, self.zone.to_offset(time));
+    fn next_shown(&self, mut time: Timestamp) -> Option<Timestamp> {
+        let mut offset = self.zone.to_offset(time);
         let mut local = offset.to_datetime(time);
         loop {
             let next = offset.to_timestamp(self.next_local(local)?).ok()?;
-            let change = self.zone.following(time).next();
-            let Some(change) = change.filter(|change| change.timestamp() <= next) else { return Some(next) };
-            (time, offset) = (change.timestamp(), change.offset());
+            let Some(change) = self.change(time, next) else { return Some(next) };
+            (time, offset) = change;
             local = offset.to_datetime(time).checked_sub(1.second()).ok()?;
         }
     }
 
     /// The next instant at which the clock shows for the first time, or skips, a time that matches.
-    fn next_first_shown(&self, time: Timestamp) -> Option<Timestamp> {
-        self.first_shown(self.next_local(self.latest_shown(time)?)?)
-    }
-
-    /// The latest local time that the clock has shown until `time`. While it repeats an hour, that is an hour ahead.
-    fn latest_shown(&self, time: Timestamp) -> Option<DateTime> {
-        let shown = |time| self.zone.to_offset(time).to_datetime(time);
-        let second = 1.second();
-        let Some(change) = self.zone.preceding(time.checked_add(second).ok()?).next() else {
-            return Some(shown(time));
-        };
-        let before = change.timestamp().checked_sub(second).ok()?;
-        Some(shown(time).max(shown(before)))
-    }
-
-    /// The instant at which the clock first shows `local`; if it skips it, the end of the gap.
-    fn first_shown(&self, local: DateTime) -> Option<Timestamp> {
-        match self.zone.to_ambiguous_timestamp(local).offset() {
-            AmbiguousOffset::Unambiguous { offset } | AmbiguousOffset::Fold { before: offset, .. } => {
-                offset.to_timestamp(local).ok()
-            }
-            AmbiguousOffset::Gap { after, .. } => {
-                let before_gap = after.to_timestamp(local).ok()?;
-                self.zone.following(before_gap).next().map(|change| change.timestamp())
+    fn next_first_shown(&self, mut time: Timestamp) -> Option<Timestamp> {
+        let local = self.next_local(self.latest_shown(time)?)?;
+        let mut offset = self.zone.to_offset(time);
+        loop {
+            let next = offset.to_timestamp(local).ok()?;
+            let Some(change) = self.change(time, next) else { return Some(next) };
+            (time, offset) = change;
+            if offset.to_datetime(time) >= local {
+                return Some(time);
             }
         }
+    }
+
+    /// The latest local time that the clock has shown until `time`. While it repeats an hour, that is ahead of it.
+    fn latest_shown(&self, time: Timestamp) -> Option<DateTime> {
+        let shown = |time| self.zone.to_offset(time).to_datetime(time);
+        let before = self.zone.preceding(time.checked_add(1.second()).ok()?).next();
+        let before = before.and_then(|change| change.timestamp().checked_sub(1.second()).ok());
+        Some(before.map_or(shown(time), |before| shown(time).max(shown(before))))
+    }
+
+    /// The first time after `after` and until `until` at which the clock is set, and its offset from then on.
+    ///
+    /// Only instants are looked up. What the library says of a local time is wrong where a zone's listed changes end and
+    /// its rule begins (Nuuk in October 2023: a repeated hour that was none).
+    fn change(&self, after: Timestamp, until: Timestamp) -> Option<(Timestamp, Offset)> {
+        let change = self.zone.following(after).next()?;
+        (change.timestamp() <= until).then(|| (change.timestamp(), change.offset()))
     }
 
     /// The next local time after `local` that matches. The library gives up in the year 5000.
@@ -190,4 +191,400 @@ fn check(field: &Field, text: &str) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use jiff::Unit;
+
+    use super::*;
+
+    const PLACES: [&str; 10] = [
+        "UTC",
+        "Europe/Berlin",
+        "America/New_York",
+        // Half an hour.
+        "Australia/Lord_Howe",
+        // At midnight.
+        "America/Sao_Paulo",
+        "Asia/Beirut",
+        "Africa/Cairo",
+        // At 23:00, so that the gap ends on the next day.
+        "America/Nuuk",
+        // A day that was not.
+        "Pacific/Apia",
+        // Every Ramadan.
+        "Africa/Casablanca",
+    ];
+
+    const PATTERNS: [&str; 14] = [
+        "0 0 * * *",
+        "30 2 * * *",
+        "30 23 * * *",
+        "0 2,14 * * *",
+        "*/15 2 * * *",
+        "5-50/15 0-3,22-23 * * *",
+        "0 */2 * * *",
+        "0 * * * *",
+        "*/15 * * * *",
+        "30 * * * *",
+        "55 23 L * *",
+        "0 0 * * SUN",
+        "0 2 29-31 * *",
+        "15 1 * 3,10 SUNL",
+    ];
+
+    fn pattern(expression: &str, zone: &str) -> Pattern {
+        Pattern::parse(expression, Some(zone)).unwrap()
+    }
+
+    fn since_epoch(time: Timestamp) -> Duration {
+        Duration::from_secs(u64::try_from(time.as_second()).unwrap())
+    }
+
+    fn utc(text: &str) -> Duration {
+        since_epoch(text.parse().unwrap())
+    }
+
+    fn ticks(pattern: &Pattern, after: Duration) -> impl Iterator<Item = Duration> {
+        std::iter::successors(pattern.after(after), move |last| {
+            let next = pattern.after(*last);
+            assert!(next.is_none_or(|next| next > *last), "{next:?} is not after {last:?}: {pattern:?}");
+            next
+        })
+    }
+
+    /// The local time, and how far it is from UTC.
+    fn local(zone: &TimeZone, time: Duration) -> String {
+        let time = Timestamp::from_second(i64::try_from(time.as_secs()).unwrap()).unwrap();
+        time.to_zoned(zone.clone()).strftime("%m-%dT%H:%M%:z").to_string()
+    }
+
+    #[test]
+    fn a_local_time_that_is_skipped_or_repeated_is_planned_as_documented() {
+        let table: &[(&str, &str, &str, &[&str])] = &[
+            (
+                "Europe/Berlin",
+                "30 2 * * *",
+                "2026-03-28T00:00:00Z",
+                &["03-28T02:30+01:00", "03-29T03:00+02:00", "03-30T02:30+02:00"],
+            ),
+            (
+                "Europe/Berlin",
+                "30 2 * * *",
+                "2026-10-24T00:00:00Z",
+                &["10-24T02:30+02:00", "10-25T02:30+02:00", "10-26T02:30+01:00"],
+            ),
+            (
+                "Europe/Berlin",
+                "0 2,3 * * *",
+                "2026-03-28T03:00:00Z",
+                &["03-29T03:00+02:00", "03-30T02:00+02:00"],
+            ),
+            (
+                "Europe/Berlin",
+                "*/30 2,3 * * *",
+                "2026-03-28T03:00:00Z",
+                &["03-29T03:00+02:00", "03-29T03:30+02:00", "03-30T02:00+02:00"],
+            ),
+            (
+                "Europe/Berlin",
+                "*/15 2 * * *",
+                "2026-10-24T12:00:00Z",
+                &[
+                    "10-25T02:00+02:00",
+                    "10-25T02:15+02:00",
+                    "10-25T02:30+02:00",
+                    "10-25T02:45+02:00",
+                    "10-26T02:00+01:00",
+                ],
+            ),
+            (
+                "Europe/Berlin",
+                "0 */2 * * *",
+                "2026-03-28T22:00:00Z",
+                &["03-29T00:00+01:00", "03-29T03:00+02:00", "03-29T04:00+02:00"],
+            ),
+            (
+                "Europe/Berlin",
+                "0 */2 * * *",
+                "2026-10-24T21:00:00Z",
+                &["10-25T00:00+02:00", "10-25T02:00+02:00", "10-25T04:00+01:00"],
+            ),
+            (
+                "Europe/Berlin",
+                "30 * * * *",
+                "2026-03-29T00:00:00Z",
+                &["03-29T01:30+01:00", "03-29T03:30+02:00"],
+            ),
+            (
+                "Europe/Berlin",
+                "30 * * * *",
+                "2026-10-24T23:00:00Z",
+                &["10-25T01:30+02:00", "10-25T02:30+02:00", "10-25T02:30+01:00", "10-25T03:30+01:00"],
+            ),
+            (
+                "Europe/Berlin",
+                "*/20 * * * *",
+                "2026-10-25T00:30:00Z",
+                &[
+                    "10-25T02:40+02:00",
+                    "10-25T02:00+01:00",
+                    "10-25T02:20+01:00",
+                    "10-25T02:40+01:00",
+                    "10-25T03:00+01:00",
+                ],
+            ),
+            // Asked in the repeated hour: what was due in the first one has passed.
+            ("Europe/Berlin", "30 2 * * *", "2026-10-25T01:10:00Z", &["10-26T02:30+01:00"]),
+            (
+                "America/New_York",
+                "30 2 * * *",
+                "2026-03-07T12:00:00Z",
+                &["03-08T03:00-04:00", "03-09T02:30-04:00"],
+            ),
+            (
+                "America/New_York",
+                "30 1 * * *",
+                "2026-10-31T12:00:00Z",
+                &["11-01T01:30-04:00", "11-02T01:30-05:00"],
+            ),
+            (
+                "Australia/Lord_Howe",
+                "15 2 * * *",
+                "2026-10-03T00:00:00Z",
+                &["10-04T02:30+11:00", "10-05T02:15+11:00"],
+            ),
+            (
+                "Australia/Lord_Howe",
+                "45 1 * * *",
+                "2026-04-04T12:00:00Z",
+                &["04-05T01:45+11:00", "04-06T01:45+10:30"],
+            ),
+            (
+                "Australia/Lord_Howe",
+                "*/15 * * * *",
+                "2026-10-03T15:05:00Z",
+                &["10-04T01:45+10:30", "10-04T02:30+11:00", "10-04T02:45+11:00"],
+            ),
+            (
+                "America/Sao_Paulo",
+                "0 0 * * *",
+                "2018-11-03T12:00:00Z",
+                &["11-04T01:00-02:00", "11-05T00:00-02:00"],
+            ),
+            (
+                "America/Sao_Paulo",
+                "30 23 * * *",
+                "2018-02-17T12:00:00Z",
+                &["02-17T23:30-02:00", "02-18T23:30-03:00"],
+            ),
+            (
+                "Asia/Beirut",
+                "0 0 * * SUN",
+                "2026-03-28T12:00:00Z",
+                &["03-29T01:00+03:00", "04-05T00:00+03:00"],
+            ),
+            (
+                "Africa/Cairo",
+                "0 0 * * *",
+                "2026-04-23T12:00:00Z",
+                &["04-24T01:00+03:00", "04-25T00:00+03:00"],
+            ),
+            // The gap ends on the next day, which is no Saturday.
+            (
+                "America/Nuuk",
+                "30 23 * * SAT",
+                "2026-03-28T12:00:00Z",
+                &["03-29T00:00-01:00", "04-04T23:30-01:00"],
+            ),
+            (
+                "Pacific/Apia",
+                "0 12 * * *",
+                "2011-12-29T12:00:00Z",
+                &["12-29T12:00-10:00", "12-31T00:00+14:00", "12-31T12:00+14:00"],
+            ),
+            (
+                "Pacific/Apia",
+                "0 0 30 * *",
+                "2011-12-01T12:00:00Z",
+                &["12-31T00:00+14:00", "01-30T00:00+14:00"],
+            ),
+            (
+                "Pacific/Apia",
+                "0 0 * * *",
+                "2011-12-28T12:00:00Z",
+                &["12-29T00:00-10:00", "12-31T00:00+14:00", "01-01T00:00+14:00"],
+            ),
+            (
+                "Pacific/Apia",
+                "0 * * * *",
+                "2011-12-30T08:30:00Z",
+                &["12-29T23:00-10:00", "12-31T00:00+14:00"],
+            ),
+            (
+                "Africa/Casablanca",
+                "30 2 * * *",
+                "2026-02-14T12:00:00Z",
+                &["02-15T02:30+01:00", "02-16T02:30+00:00"],
+            ),
+            (
+                "Africa/Casablanca",
+                "30 2 * * *",
+                "2026-03-21T12:00:00Z",
+                &["03-22T03:00+01:00", "03-23T02:30+01:00"],
+            ),
+        ];
+        for (zone, expression, from, expected) in table {
+            let pattern = pattern(expression, zone);
+            let seen: Vec<_> = ticks(&pattern, utc(from)).take(expected.len()).collect();
+            let seen: Vec<_> = seen.into_iter().map(|time| local(&pattern.zone, time)).collect();
+            assert_eq!(seen, *expected, "{expression} in {zone} from {from}");
+        }
+    }
+
+    /// What one sees who looks at a clock every five minutes: when, the time that it shows, and all times that it shows
+    /// or has skipped since the last look, and had never shown before.
+    fn watch(zone: &TimeZone, from: Timestamp, until: Timestamp) -> Vec<(Duration, DateTime, Vec<DateTime>)> {
+        let shown = |time: Timestamp| zone.to_offset(time).to_datetime(time);
+        let (mut time, mut latest) = (from, shown(from));
+        let mut looks = Vec::new();
+        while time < until {
+            time += 5.minutes();
+            let mut new = Vec::new();
+            while latest < shown(time) {
+                latest += 5.minutes();
+                new.push(latest);
+            }
+            looks.push((since_epoch(time), shown(time), new));
+        }
+        looks
+    }
+
+    #[test]
+    fn around_each_change_of_each_zone_the_ticks_are_those_of_a_watched_clock() {
+        let start: Timestamp = "2000-01-01T00:00:00Z".parse().unwrap();
+        let end: Timestamp = "2038-01-01T00:00:00Z".parse().unwrap();
+        let mut changes = 0;
+        for zone in PLACES {
+            let patterns = PATTERNS.map(|expression| (expression, pattern(expression, zone)));
+            let clock = &patterns[0].1.zone;
+            for change in clock.following(start).take_while(|change| change.timestamp() < end) {
+                let around = |hours: i64| (change.timestamp() + hours.hours()).round(Unit::Minute).unwrap();
+                let (from, until) = (around(-3), around(3));
+                let looks = watch(clock, from, until);
+                for (expression, pattern) in &patterns {
+                    let matches = |local: &DateTime| pattern.cron.is_time_matching(local).unwrap();
+                    let is_due = |shown, new: &[DateTime]| {
+                        if pattern.is_hourly { matches(shown) } else { new.iter().any(matches) }
+                    };
+                    let due = looks.iter().filter(|(_, shown, new)| is_due(shown, new));
+                    let planned = ticks(pattern, since_epoch(from));
+                    let planned = planned.take_while(|time| *time <= since_epoch(until));
+                    let (due, planned): (Vec<_>, Vec<_>) =
+                        (due.map(|look| look.0).collect(), planned.collect());
+                    assert_eq!(planned, due, "{expression} in {zone} from {from}");
+                }
+                changes += 1;
+            }
+        }
+        assert!(changes > 400, "{changes}");
+    }
+
+    #[test]
+    fn each_day_of_each_year_has_one_daily_tick() {
+        for zone in PLACES {
+            let (daily, yearly) = (pattern("30 2 * * *", zone), pattern("@yearly", zone));
+            let new_years: Vec<_> = ticks(&yearly, utc("1999-12-30T00:00:00Z")).take(39).collect();
+            let mut planned = ticks(&daily, new_years[0]).peekable();
+            for (year, end) in (2000..=2037).zip(&new_years[1..]) {
+                let count = std::iter::from_fn(|| planned.next_if(|time| time < end)).count();
+                let days = if jiff::civil::date(year, 1, 1).in_leap_year() { 366 } else { 365 };
+                assert_eq!(count, days, "{zone} {year}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_quarter_of_an_hour_passes_between_two_ticks_of_every_quarter() {
+        for zone in ["UTC", "Europe/Berlin", "America/New_York", "America/Nuuk", "Africa/Casablanca"] {
+            let pattern = pattern("*/15 * * * *", zone);
+            let quarter = Duration::from_secs(15 * 60);
+            let start = utc("2026-01-01T00:00:00Z");
+            for (number, time) in (1..=365 * 96).zip(ticks(&pattern, start)) {
+                assert_eq!(time, start + number * quarter, "{zone}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_next_tick_does_not_depend_on_when_one_asks() {
+        let (start, end) = (utc("2000-01-01T00:00:00Z"), utc("2038-01-01T00:00:00Z"));
+        // Not a multiple of anything, so that it meets every hour and every minute.
+        let stride = Duration::from_millis(67 * 24 * 3_600_000 + 5 * 3_600_000 + 47 * 60_000 + 123);
+        for zone in PLACES {
+            for expression in PATTERNS {
+                let pattern = pattern(expression, zone);
+                let mut time = start;
+                while time < end {
+                    let next = pattern.after(time).unwrap();
+                    assert!(next > time);
+                    assert_eq!(pattern.after(next - Duration::from_millis(1)), Some(next));
+                    assert_eq!(pattern.after(time + (next - time) / 2), Some(next), "{expression} in {zone}");
+                    time += stride;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn expressions_mean_what_the_documentation_says() {
+        let from = "2026-11-22T10:00:30Z"; // a Sunday
+        let table: &[(&str, &[&str])] = &[
+            ("0 9 * * MON-FRI", &["2026-11-23T09:00:00Z", "2026-11-24T09:00:00Z"]),
+            ("0 9 * * mon,WED", &["2026-11-23T09:00:00Z", "2026-11-25T09:00:00Z"]),
+            ("*/15 * * * *", &["2026-11-22T10:15:00Z", "2026-11-22T10:30:00Z"]),
+            ("0-30/10 * * * *", &["2026-11-22T10:10:00Z", "2026-11-22T10:20:00Z", "2026-11-22T10:30:00Z"]),
+            ("*/20 * * * * *", &["2026-11-22T10:00:40Z", "2026-11-22T10:01:00Z"]),
+            ("30 0 9 * * MON", &["2026-11-23T09:00:30Z", "2026-11-30T09:00:30Z"]),
+            ("0 0 L * *", &["2026-11-30T00:00:00Z", "2026-12-31T00:00:00Z", "2027-01-31T00:00:00Z"]),
+            ("0 0 LW * *", &["2026-11-30T00:00:00Z", "2026-12-31T00:00:00Z", "2027-01-29T00:00:00Z"]),
+            ("0 0 1W * *", &["2026-12-01T00:00:00Z", "2027-01-01T00:00:00Z", "2027-02-01T00:00:00Z"]),
+            ("0 0 15W AUG *", &["2027-08-16T00:00:00Z"]),
+            ("0 0 * * FRI#2", &["2026-12-11T00:00:00Z", "2027-01-08T00:00:00Z"]),
+            ("0 0 * * FRIL", &["2026-11-27T00:00:00Z", "2026-12-25T00:00:00Z", "2027-01-29T00:00:00Z"]),
+            ("0 0 * * 5L", &["2026-11-27T00:00:00Z", "2026-12-25T00:00:00Z"]),
+            ("0 0 * * 0", &["2026-11-29T00:00:00Z"]),
+            ("0 0 * * 7", &["2026-11-29T00:00:00Z"]),
+            ("0 0 13 * FRI", &["2026-11-27T00:00:00Z", "2026-12-04T00:00:00Z"]),
+            ("0 0 13 * +FRI", &["2027-08-13T00:00:00Z"]),
+            ("0 0 ? * MON", &["2026-11-23T00:00:00Z", "2026-11-30T00:00:00Z"]),
+            ("0 0 29 2 *", &["2028-02-29T00:00:00Z", "2032-02-29T00:00:00Z"]),
+            ("@hourly", &["2026-11-22T11:00:00Z", "2026-11-22T12:00:00Z"]),
+            ("@daily", &["2026-11-23T00:00:00Z"]),
+            ("@weekly", &["2026-11-29T00:00:00Z"]),
+            ("@monthly", &["2026-12-01T00:00:00Z"]),
+            ("@yearly", &["2027-01-01T00:00:00Z", "2028-01-01T00:00:00Z"]),
+        ];
+        for (expression, expected) in table {
+            let pattern = pattern(expression, UTC);
+            let seen: Vec<_> = ticks(&pattern, utc(from)).take(expected.len()).collect();
+            assert_eq!(seen, expected.iter().map(|text| utc(text)).collect::<Vec<_>>(), "{expression}");
+        }
+    }
+
+    #[test]
+    fn a_leap_day_is_found_across_a_century_without_one() {
+        let pattern = pattern("0 0 29 2 *", "Europe/Berlin");
+        assert_eq!(pattern.after(utc("2097-01-01T00:00:00Z")), Some(utc("2104-02-28T23:00:00Z")));
+    }
+
+    #[test]
+    fn the_compiled_zones_are_the_same_everywhere() {
+        let names: BTreeSet<_> = ZONES.available().map(|name| name.to_string()).collect();
+        assert!(names.len() > 500, "{}", names.len());
+        assert!(names.contains("Europe/Berlin"));
+    }
 }

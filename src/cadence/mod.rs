@@ -234,3 +234,154 @@ fn invalid(cadence: &str, reason: impl Into<String>) -> Error {
     };
     Error::InvalidCadence { cadence: shortened, reason: reason.into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn its_text_is_the_wire_form_and_reads_back() {
+        let nine = "0 9 * * MON-FRI";
+        let table = [
+            (Cadence::every(Duration::from_millis(10)), "every 10ms"),
+            (Cadence::every(Duration::from_millis(250)), "every 250ms"),
+            (Cadence::every(Duration::from_millis(1_500)), "every 1500ms"),
+            (Cadence::every(Duration::from_secs(1)), "every 1s"),
+            (Cadence::every(Duration::from_secs(90)), "every 90s"),
+            (Cadence::every(Duration::from_secs(300)), "every 5m"),
+            (Cadence::every(Duration::from_secs(36 * 3_600)), "every 36h"),
+            (Cadence::every(Duration::from_secs(7 * 24 * 3_600)), "every 7d"),
+            (Duration::from_secs(60).into(), "every 1m"),
+            (Cadence::cron(nine), "cron 0 9 * * MON-FRI"),
+            (Cadence::cron("  0 9\t* *   MON-FRI "), "cron 0 9 * * MON-FRI"),
+            (Cadence::cron(nine).zone("UTC"), "cron 0 9 * * MON-FRI"),
+            (Cadence::cron(nine).zone("Europe/Berlin"), "cron 0 9 * * MON-FRI in Europe/Berlin"),
+            (Cadence::cron("*/10 0 9 * * 1").zone("Cuba"), "cron */10 0 9 * * 1 in Cuba"),
+            (Cadence::cron("@daily").zone("Asia/Tokyo"), "cron @daily in Asia/Tokyo"),
+            (Cadence::at(at(1_795_338_000_000)), "at 2026-11-22T09:00:00.000Z"),
+            (Cadence::at(at(1) + Duration::from_micros(999)), "at 1970-01-01T00:00:00.001Z"),
+            // Refused when declared, and readable all the same.
+            (Cadence::every(Duration::ZERO), "every 0s"),
+            (Cadence::every(Duration::from_nanos(1_000_001)), "every 1000001ns"),
+            (Cadence::every(Duration::MAX), "every 18446744073709551615999999999ns"),
+            (Cadence::every(Duration::from_secs(1)).zone("Asia/Tokyo"), "every 1s in Asia/Tokyo"),
+            (Cadence::cron(""), "cron "),
+            (Cadence::cron("every day"), "cron every day"),
+            (Cadence::at(UNIX_EPOCH - Duration::from_millis(1)), "at 1969-12-31T23:59:59.999Z"),
+        ];
+        for (cadence, text) in table {
+            assert_eq!(cadence.to_string(), text);
+            assert_eq!(text.parse::<Cadence>().unwrap(), cadence, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_text_of_another_form_is_refused() {
+        for text in
+            ["", "every", "every 5", "every 5 m", "every m", "every -1s", "every 5w", "in UTC", "at noon"]
+        {
+            let error = text.parse::<Cadence>().unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("invalid cadence {text:?}: it is none of: every 90s")),
+                "{error}"
+            );
+        }
+        "every 99999999999999999999999d".parse::<Cadence>().unwrap_err();
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_cadence_is_said() {
+        let cron = Cadence::cron;
+        let days = |count: u64| Duration::from_secs(count * 24 * 60 * 60);
+        let table = [
+            (Cadence::every(Duration::ZERO), "every 0s", "an interval is at least 10 ms"),
+            (Cadence::every(Duration::from_millis(9)), "every 9ms", "an interval is at least 10 ms"),
+            (Cadence::every(days(3_651)), "every 3651d", "an interval is at most 3650 days"),
+            (
+                Cadence::every(Duration::from_micros(10_500)),
+                "every 10500000ns",
+                "an interval is a whole number of milliseconds",
+            ),
+            (
+                Cadence::every(days(1)).zone("Europe/Berlin"),
+                "every 1d in Europe/Berlin",
+                "only a cron expression has a time zone",
+            ),
+            (Cadence::at(UNIX_EPOCH - days(1)), "at 1969-12-31T00:00:00.000Z", "it is before 1970"),
+            (
+                cron("* * *"),
+                "cron * * *",
+                "it has 3 fields, and 5 or 6 are needed: minute, hour, day of the month",
+            ),
+            (cron("0 0 1 1 * * 2027"), "cron 0 0 1 1 * * 2027", "it has 7 fields"),
+            (cron(""), "cron ", "it has 0 fields"),
+            (cron("61 * * * *"), "cron 61 * * * *", "minute \"61\" (0 to 59): "),
+            (cron("60 * * * * *"), "cron 60 * * * * *", "second \"60\" (0 to 59): "),
+            (cron("0 24 * * *"), "cron 0 24 * * *", "hour \"24\" (0 to 23): "),
+            (cron("0 0 0 * *"), "cron 0 0 0 * *", "day of the month \"0\" (1 to 31): "),
+            (cron("0 0 * 13 *"), "cron 0 0 * 13 *", "month \"13\" (1 to 12): "),
+            (cron("0 0 * * 8"), "cron 0 0 * * 8", "day of the week \"8\" (0 to 7): "),
+            (cron("0 0 * * FRI-MON"), "cron 0 0 * * FRI-MON", "day of the week \"FRI-MON\" (0 to 7): "),
+            (cron("0 MON * * *"), "cron 0 MON * * *", "\"MON\" has no meaning here"),
+            (cron("0 0 JAN 1 *"), "cron 0 0 JAN 1 *", "\"JAN\" has no meaning here"),
+            (cron("0 0 * * NOON"), "cron 0 0 * * NOON", "\"NOON\" has no meaning here"),
+            (cron("0 0 * * LMON"), "cron 0 0 * * LMON", "\"LMON\" has no meaning here"),
+            (cron("0 0 L-3 * *"), "cron 0 0 L-3 * *", "day of the month \"L-3\""),
+            (cron("*/90 * * * *"), "cron */90 * * * *", "a step is at most 60"),
+            (cron("*/0 * * * *"), "cron */0 * * * *", "Step cannot be zero"),
+            (cron("1,,2 * * * *"), "cron 1,,2 * * * *", "nothing is between two commas"),
+            (cron("ü * * * *"), "cron ü * * * *", "\"ü\" has no meaning here"),
+            (cron("@reboot"), "cron @reboot", "known are @hourly, @daily"),
+            (cron("0 0 30 2 *"), "cron 0 0 30 2 *", "no day matches it, ever"),
+            (cron("0 0 31 4,6,9,11 *"), "cron 0 0 31 4,6,9,11 *", "no day matches it, ever"),
+            (
+                cron("0 9 * * *").zone("Europe/Belrin"),
+                "cron 0 9 * * * in Europe/Belrin",
+                "no time zone \"Europe/Belrin\"",
+            ),
+            (cron("0 9 * * *").zone(""), "cron 0 9 * * * in ", "no time zone \"\""),
+            (cron("0 9 * * *").zone("../etc/passwd"), "cron 0 9 * * * in ../etc/passwd", "no time zone"),
+        ];
+        for (cadence, text, reason) in table {
+            let error = Times::of(&cadence).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("invalid cadence {text:?}: ")), "{error}");
+            assert!(error.contains(reason), "{error} does not say: {reason}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_not_as_long_as_the_expression_that_it_refuses() {
+        let endless = Cadence::cron(&"1,".repeat(100_000));
+        let error = Times::of(&endless).unwrap_err().to_string();
+        assert!(
+            error.len() < 250 && error.contains("it has 200000 bytes, and at most 255 are taken"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn the_longest_and_the_shortest_interval_are_taken() {
+        for interval in [Duration::from_millis(10), Duration::from_secs(3_650 * 24 * 60 * 60)] {
+            Times::of(&Cadence::every(interval)).unwrap();
+        }
+    }
+
+    #[test]
+    fn one_can_look_ahead() {
+        let every = Cadence::every(Duration::from_millis(300));
+        let seen: Vec<_> = every.after(at(1_000)).unwrap().take(3).collect();
+        assert_eq!(seen, [at(1_300), at(1_600), at(1_900)]);
+
+        let once = Cadence::at(at(5_000));
+        assert_eq!(once.after(at(4_999)).unwrap().collect::<Vec<_>>(), [at(5_000)]);
+        assert_eq!(once.after(at(5_000)).unwrap().count(), 0);
+
+        let daily = Cadence::cron("@daily");
+        let before_1970 = UNIX_EPOCH - Duration::from_secs(1);
+        assert_eq!(daily.after(before_1970).unwrap().next(), Some(at(24 * 60 * 60 * 1_000)));
+    }
+}
