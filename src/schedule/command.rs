@@ -1,14 +1,16 @@
 //! [`Record`]: what there is in `{ns}.schedules`. Entries, and what somebody wants to become of them: [`Command`].
 //!
-//! A command is a message with the `type` `taskhare.schedule.pause`, say, its id as `message-id`, and in the table
-//! `taskhare-schedule` the `name` of the schedule, if it is about one, and the `sequence` of the tick that has ended, or
-//! the `tick` that is in doubt. A declaration has the form of an [entry](super::Entry) without a version.
+//! A command is a message with the `type` `taskhare.schedule.pause`, say, its id as `message-id`, of which the time is
+//! when it was given, and in the table `taskhare-schedule` the `name` of the schedule, if it is about one, and the
+//! `sequence` of the tick that has ended, or the `tick` that is in doubt. A declaration has the form of an
+//! [entry](super::Entry) without a version.
 
 use std::fmt;
 use std::time::Duration;
 
 use super::Definition;
 use super::Entry;
+use super::definition::whole;
 use super::entry::declaration;
 use super::entry::read_definition;
 use crate::envelope;
@@ -132,6 +134,8 @@ impl Command {
     const LONGEST_QUESTION: Duration = Duration::from_secs(60);
 
     pub(crate) fn new(what: What, at: Duration) -> Self {
+        // As ids count.
+        let at = whole(at);
         Self { id: TaskId::at(at), what, at, reply_to: None }
     }
 
@@ -187,7 +191,8 @@ impl Record {
     pub(crate) fn read(mut message: Message) -> Result<Self, String> {
         let table = match message.headers.remove(envelope::SCHEDULE) {
             Some(Value::Table(table)) => Some(table),
-            _ => None,
+            Some(_) => return Err(format!("its header {} is no table", envelope::SCHEDULE)),
+            None => None,
         };
         // A task has one.
         if message.content_type.is_some() {
@@ -223,20 +228,18 @@ impl Record {
             }
             _ => return Err(format!("type {kind:?}, or the name of a schedule is missing")),
         };
-        let at = Duration::from_secs(message.timestamp.unwrap_or_default());
+        let at = id.time().unwrap_or(Duration::from_secs(message.timestamp.unwrap_or_default()));
         Ok(Self::Command(Box::new(Command { id, what, at, reply_to: message.reply_to })))
     }
 
     fn read_entry(table: &Headers, mut message: Message) -> Result<Self, String> {
-        const INCOMPLETE: &str = "its table does not say all that a schedule's must";
         let reply_to = message.reply_to.take();
         let envelope = Envelope::open(message).map_err(|foreign| foreign.why)?;
         if table.get("version").is_some() {
-            let entry = Entry::read(table, envelope).ok_or(INCOMPLETE)?;
-            return Ok(Self::Entry(Box::new(entry)));
+            return Ok(Self::Entry(Box::new(Entry::read(table, envelope)?)));
         }
         let (id, at) = (envelope.id, envelope.enqueued_at);
-        let definition = read_definition(table, envelope).ok_or(INCOMPLETE)?;
+        let definition = read_definition(table, envelope)?;
         Ok(Self::Command(Box::new(Command { id, what: What::Declare(Box::new(definition)), at, reply_to })))
     }
 }

@@ -73,7 +73,8 @@ impl Definition {
             max_attempts,
             starts: options.starts.map(whole),
             ends: options.ends.map(whole),
-            limit,
+            // As headers count.
+            limit: limit.map(|limit| limit.min(i64::MAX as u64)),
             jitter: whole(options.jitter),
             misfire: match misfire {
                 Misfire::CatchUp(within) => Misfire::CatchUp(whole(within)),
@@ -104,6 +105,12 @@ impl Options {
         if self.deadline_in.is_some_and(|time| time.as_millis() == 0) {
             return invalid("deadline_in", "its tasks could never start".to_owned());
         }
+        if self.run_timeout.is_some_and(|time| time.as_millis() == 0) {
+            return invalid("run_timeout", "no attempt could ever succeed".to_owned());
+        }
+        if self.longest_run.as_millis() == 0 {
+            return invalid("longest_run", "a tick cannot have ended before it was fired".to_owned());
+        }
         if self.starts.zip(self.ends).is_some_and(|(starts, ends)| ends < starts) {
             return invalid("ending_at", "it ends before it starts".to_owned());
         }
@@ -111,7 +118,8 @@ impl Options {
     }
 }
 
-/// As headers count.
-fn whole(time: Duration) -> Duration {
-    time.saturating_sub(Duration::from_nanos((time.subsec_nanos() % 1_000_000).into()))
+/// As headers count: whole milliseconds, and no more than they can say.
+pub(super) fn whole(time: Duration) -> Duration {
+    const MOST: Duration = Duration::from_millis(i64::MAX as u64);
+    time.saturating_sub(Duration::from_nanos((time.subsec_nanos() % 1_000_000).into())).min(MOST)
 }

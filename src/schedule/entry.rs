@@ -62,10 +62,10 @@ impl Entry {
         (self.state.origin, self.state.version) == (other.state.origin, other.state.version)
     }
 
-    /// `None` if the table does not say all that it must.
-    pub(super) fn read(table: &Headers, envelope: Envelope) -> Option<Self> {
+    /// Or what is wrong with the table.
+    pub(super) fn read(table: &Headers, envelope: Envelope) -> Result<Self, String> {
         let state = read_state(table)?;
-        Some(Self { definition: read_definition(table, envelope)?, state })
+        Ok(Self { definition: read_definition(table, envelope)?, state })
     }
 }
 
@@ -86,8 +86,8 @@ fn envelope_of(
     let mut rest = Headers::new();
     rest.insert(envelope::SCHEDULE, Value::Table(table));
     let deadline = tick.as_ref().zip(definition.deadline_in).map(|(tick, time)| {
-        let planned = tick.planned + time;
-        if planned > now { planned } else { now + time }
+        let planned = tick.planned.saturating_add(time);
+        if planned > now { planned } else { now.saturating_add(time) }
     });
     let mut envelope = Envelope {
         id,
@@ -136,21 +136,20 @@ fn write_definition(table: &mut Headers, definition: &Definition) {
     }
 }
 
-pub(super) fn read_definition(table: &Headers, envelope: Envelope) -> Option<Definition> {
-    let text = |name| table.get(name).and_then(Value::as_text);
-    let time = |name| table.get(name).and_then(Value::as_milliseconds);
-    Some(Definition {
-        name: text("name")?.to_owned(),
-        cadence: text("cadence")?.parse().ok()?,
-        queue: QueueName::new(text("queue")?).ok()?,
-        misfire: Misfire::parse(text("misfire")?)?,
-        overlap: Overlap::parse(text("overlap")?)?,
-        longest_run: time("longest-run")?,
-        jitter: time("jitter").unwrap_or_default(),
-        deadline_in: time("deadline-in"),
-        starts: time("starts"),
-        ends: time("ends"),
-        limit: table.get("limit").and_then(unsigned),
+pub(super) fn read_definition(table: &Headers, envelope: Envelope) -> Result<Definition, String> {
+    let optional_time = |name| optional(table, name, Value::as_milliseconds);
+    Ok(Definition {
+        name: required(table, "name", text)?,
+        cadence: required(table, "cadence", |value| value.as_text()?.parse().ok())?,
+        queue: required(table, "queue", |value| QueueName::new(value.as_text()?).ok())?,
+        misfire: required(table, "misfire", |value| Misfire::parse(value.as_text()?))?,
+        overlap: required(table, "overlap", |value| Overlap::parse(value.as_text()?))?,
+        longest_run: required(table, "longest-run", Value::as_milliseconds)?,
+        jitter: optional_time("jitter")?.unwrap_or_default(),
+        deadline_in: optional_time("deadline-in")?,
+        starts: optional_time("starts")?,
+        ends: optional_time("ends")?,
+        limit: optional(table, "limit", unsigned)?,
         retry: envelope.policy_text().map(str::to_owned),
         task: envelope.name.into_owned(),
         priority: envelope.priority,
@@ -181,29 +180,63 @@ fn write_state(table: &mut Headers, state: &State) {
     table.insert("recent", Value::List(state.recent.iter().map(|id| number(*id).into()).collect()));
 }
 
-fn read_state(table: &Headers) -> Option<State> {
-    let time = |name| table.get(name).and_then(Value::as_milliseconds);
-    let running = list(table, "running").chunks_exact(2).filter_map(|pair| {
-        Some(Running { sequence: unsigned(&pair[0])?, since: pair[1].as_milliseconds()? })
-    });
-    Some(State {
-        version: unsigned(table.get("version")?)?,
-        origin: table.get("origin")?.as_text()?.parse().ok()?,
+fn read_state(table: &Headers) -> Result<State, String> {
+    let time = |name| required(table, name, Value::as_milliseconds);
+    let planned = optional(table, "planned", Value::as_milliseconds)?;
+    let fired = optional(table, "fired", Value::as_milliseconds)?;
+    Ok(State {
+        version: required(table, "version", unsigned)?,
+        origin: required(table, "origin", |value| value.as_text()?.parse().ok())?,
         anchor: time("anchor")?,
         passed: time("passed")?,
-        sequence: unsigned(table.get("sequence")?)?,
-        last: time("planned").zip(time("fired")).map(|(planned, fired)| LastTick { planned, fired }),
-        is_paused: table.get("paused") == Some(&Value::Bool(true)),
-        running: running.collect(),
-        recent: list(table, "recent").iter().filter_map(unsigned).collect(),
+        sequence: required(table, "sequence", unsigned)?,
+        last: planned.zip(fired).map(|(planned, fired)| LastTick { planned, fired }),
+        is_paused: optional(table, "paused", truth)?.unwrap_or_default(),
+        running: optional(table, "running", running)?.unwrap_or_default(),
+        recent: required(table, "recent", |value| list(value)?.iter().map(unsigned).collect())?,
         free_since: Duration::ZERO,
     })
 }
 
-fn list<'a>(table: &'a Headers, name: &str) -> &'a [Value] {
-    match table.get(name) {
-        Some(Value::List(values)) => values,
-        _ => &[],
+fn running(value: &Value) -> Option<Vec<Running>> {
+    let ticks = list(value)?.chunks(2).map(|pair| match pair {
+        [sequence, since] => {
+            Some(Running { sequence: unsigned(sequence)?, since: since.as_milliseconds()? })
+        }
+        _ => None,
+    });
+    ticks.collect()
+}
+
+fn required<T>(table: &Headers, name: &str, read: impl FnOnce(&Value) -> Option<T>) -> Result<T, String> {
+    optional(table, name, read)?.ok_or_else(|| format!("{name:?} is missing in the table of the schedule"))
+}
+
+fn optional<T>(
+    table: &Headers,
+    name: &str,
+    read: impl FnOnce(&Value) -> Option<T>,
+) -> Result<Option<T>, String> {
+    let Some(value) = table.get(name) else { return Ok(None) };
+    let unreadable = || format!("{name:?} in the table of the schedule is {value:.200?}, which cannot be read");
+    read(value).map(Some).ok_or_else(unreadable)
+}
+
+fn text(value: &Value) -> Option<String> {
+    value.as_text().map(str::to_owned)
+}
+
+fn truth(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(is_so) => Some(*is_so),
+        _ => None,
+    }
+}
+
+fn list(value: &Value) -> Option<&[Value]> {
+    match value {
+        Value::List(values) => Some(values),
+        _ => None,
     }
 }
 

@@ -7,6 +7,7 @@ use super::Definition;
 use super::Misfire;
 use super::Overlap;
 use super::State;
+use super::definition::whole;
 use crate::cadence::Times;
 use crate::cadence::jitter;
 
@@ -35,6 +36,9 @@ pub(crate) enum Why {
 }
 
 /// Decides. A tick that is later than `misfire_after` is one that nobody could fire in time.
+///
+/// To look again at once after each `PassOver` takes two of them at most before there is something else to do, however
+/// much was planned meanwhile.
 pub(crate) fn plan(
     definition: &Definition,
     times: &Times,
@@ -42,39 +46,46 @@ pub(crate) fn plan(
     now: Duration,
     misfire_after: Duration,
 ) -> Move {
-    if state.is_paused {
+    let now = whole(now);
+    if state.is_paused || state.is_spent(definition) {
         return Move::Wait(None);
+    }
+    if is_set_back(definition, times, state, now, misfire_after) {
+        return Move::PassOver { passed: now, why: Why::ClockSetBack };
     }
     let Some(planned) = next(definition, times, state) else {
         return Move::Wait(None);
     };
-    if is_set_back(definition, times, state, planned, now) {
-        return Move::PassOver { passed: now, why: Why::ClockSetBack };
-    }
-    let due = planned + jitter(&definition.name, planned, definition.jitter);
+    let ticks = Ticks { definition, times, anchor: state.anchor };
+    let due = ticks.due(planned);
     if now < due {
         return Move::Wait(Some(due));
     }
-    let has_waited = definition.overlap == Overlap::Wait && due <= state.free_since;
-    let fire = if has_waited {
-        Move::Fire { planned, passed: now }
-    } else if now - due > misfire_after {
-        misfire(definition, planned, now, misfire_after)
+    match (definition.overlap, state.busy_until(definition, now)) {
+        (Overlap::Wait, Some(end)) => return Move::Wait(Some(end)),
+        (Overlap::Skip, Some(_)) => {
+            return Move::PassOver { passed: ticks.settled(planned, now), why: Why::Overlapping };
+        }
+        _ => {}
+    }
+    // It could not be fired before.
+    let free = if definition.overlap == Overlap::Wait {
+        state.free_since(definition).min(now)
+    } else {
+        Duration::ZERO
+    };
+    if now - due.max(free) > misfire_after {
+        ticks.misfire(planned, now, misfire_after)
+    } else if due <= free {
+        Move::Fire { planned, passed: ticks.settled(planned, now) }
     } else {
         Move::Fire { planned, passed: planned }
-    };
-    match (fire, state.busy_until(definition, now)) {
-        (Move::Fire { .. }, Some(end)) if definition.overlap == Overlap::Wait => Move::Wait(Some(end)),
-        (Move::Fire { passed, .. }, Some(_)) if definition.overlap == Overlap::Skip => {
-            Move::PassOver { passed, why: Why::Overlapping }
-        }
-        (fire, _) => fire,
     }
 }
 
 /// When the next tick is planned, be it in the past; `None`: there is none any more.
 pub(crate) fn next(definition: &Definition, times: &Times, state: &State) -> Option<Duration> {
-    if definition.limit.is_some_and(|limit| state.sequence >= limit) {
+    if state.is_spent(definition) {
         return None;
     }
     let planned = times.after(state.anchor, from(definition, state.passed))?;
@@ -86,39 +97,85 @@ fn from(definition: &Definition, time: Duration) -> Duration {
     definition.starts.map_or(time, |starts| time.max(starts.saturating_sub(MILLISECOND)))
 }
 
-/// What to do about ticks of which nobody could fire the first in time.
-fn misfire(definition: &Definition, planned: Duration, now: Duration, misfire_after: Duration) -> Move {
-    let pass_over = |passed: Duration| Move::PassOver { passed: passed.max(planned), why: Why::Misfired };
-    match definition.misfire {
-        Misfire::Skip => pass_over(now.saturating_sub(misfire_after).saturating_sub(definition.jitter)),
-        Misfire::Once => Move::Fire { planned, passed: now },
-        Misfire::CatchUp(within) => {
-            let first = now.saturating_sub(within);
-            if planned < first {
-                return pass_over(first.saturating_sub(MILLISECOND));
-            }
-            Move::Fire { planned, passed: planned }
-        }
-    }
-}
-
-/// Whether the clock was set back so far that the schedule would stand still: the next tick is further away than two of
-/// its periods, although there are times before it that the cadence names. They were fired already, at what the clock
-/// said then. Within two periods they are not fired again.
+/// Whether the clock was set back past several ticks, and by more than `misfire_after`: to wait until it shows the old
+/// time again would leave out as many. They are fired again as their times come again. Less is waited out, so that no
+/// tick is fired twice because the clocks of two schedulers differ by a little, or one is being adjusted.
 fn is_set_back(
     definition: &Definition,
     times: &Times,
     state: &State,
-    planned: Duration,
     now: Duration,
+    misfire_after: Duration,
 ) -> bool {
-    if state.passed <= now {
+    let last = definition.ends.map_or(state.passed, |ends| ends.min(state.passed));
+    if last.saturating_sub(now) <= misfire_after {
         return false;
     }
     let first = times.after(state.anchor, from(definition, now));
-    if first.is_none_or(|first| first >= planned) {
-        return false;
+    let second = first.and_then(|first| times.after(state.anchor, first));
+    second.is_some_and(|second| second <= last)
+}
+
+/// The ticks of a schedule as they are planned, whatever has become of them.
+struct Ticks<'a> {
+    definition: &'a Definition,
+    times: &'a Times,
+    anchor: Duration,
+}
+
+impl Ticks<'_> {
+    /// When a tick is due. Jitter does not put it off beyond the time that the next one is planned for: the order of
+    /// ticks stays, and one that is on time does not look late.
+    fn due(&self, planned: Duration) -> Duration {
+        let width = self.definition.jitter;
+        if width.is_zero() {
+            return planned;
+        }
+        let following = self.times.after(self.anchor, planned);
+        let width = following.map_or(width, |following| width.min(following - planned));
+        planned + jitter(&self.definition.name, planned, width)
     }
-    let following = times.after(state.anchor, planned);
-    following.is_some_and(|following| planned - now > 2 * (following - planned))
+
+    /// Up to when all that is planned was due by `until`: `until` itself, or less if the last one of them has its
+    /// jitter before it. `planned` is the first of them, and is settled anyway.
+    fn settled(&self, planned: Duration, until: Duration) -> Duration {
+        if self.definition.jitter.is_zero() {
+            return until.max(planned);
+        }
+        let last = self.latest(planned, until);
+        if last > planned && self.due(last) > until { last - MILLISECOND } else { until.max(planned) }
+    }
+
+    /// The last planned time that is not after `until`, or `planned`, which is one.
+    fn latest(&self, planned: Duration, until: Duration) -> Duration {
+        // Nothing is planned between `end` and `until`.
+        let (mut last, mut end) = (planned, until);
+        while last < end {
+            let middle = last + (end - last) / 2;
+            match self.times.after(self.anchor, middle) {
+                Some(later) if later <= end => last = later,
+                _ => end = whole(middle),
+            }
+        }
+        last
+    }
+
+    /// What to do about ticks of which nobody could fire the first in time.
+    fn misfire(&self, planned: Duration, now: Duration, misfire_after: Duration) -> Move {
+        // What was due then is too late, and what was due later is not.
+        let late = now.saturating_sub(misfire_after).saturating_sub(MILLISECOND);
+        let pass_over = |until| Move::PassOver { passed: self.settled(planned, until), why: Why::Misfired };
+        match self.definition.misfire {
+            Misfire::Skip => pass_over(late),
+            Misfire::Once => Move::Fire { planned, passed: self.settled(planned, now) },
+            Misfire::CatchUp(within) => {
+                let first = now.saturating_sub(within);
+                if planned < first {
+                    pass_over(late.min(first.saturating_sub(MILLISECOND)))
+                } else {
+                    Move::Fire { planned, passed: planned }
+                }
+            }
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
 use super::Definition;
+use super::definition::whole;
 use crate::task::TaskId;
 use crate::tick::Tick;
 
@@ -14,7 +15,8 @@ const REMEMBERED: usize = 8;
 /// How many ticks are followed to their end at most. More than one only if somebody triggers them.
 const MOST_RUNNING: usize = 16;
 
-/// How far a schedule has come. Times are since the Unix epoch.
+/// How far a schedule has come. Times are since the Unix epoch, in whole milliseconds: what is in memory is what was
+/// written.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct State {
     /// The command that made it: tells it from an earlier schedule of the same name.
@@ -67,14 +69,23 @@ pub(crate) struct Running {
     pub(crate) since: Duration,
 }
 
+impl Running {
+    /// When it is taken to have ended, if nobody reports it.
+    fn presumed_end(&self, definition: &Definition) -> Duration {
+        self.since.saturating_add(definition.longest_run)
+    }
+}
+
 impl State {
     /// That of a schedule declared by `command` at that time.
     pub(crate) fn new(command: TaskId, definition: &Definition, declared: Duration) -> Self {
+        let declared = whole(declared);
         Self {
             origin: command,
             version: 1,
             anchor: definition.starts.unwrap_or(declared),
-            passed: beginning(definition, declared),
+            // A single time counts also if it has passed.
+            passed: if definition.cadence.is_single() { Duration::ZERO } else { declared },
             sequence: 0,
             last: None,
             is_paused: false,
@@ -92,13 +103,23 @@ impl State {
         passed: Duration,
         now: Duration,
     ) -> Tick {
-        self.passed = passed;
-        self.tick(definition, planned, false, now)
+        self.passed = whole(passed);
+        self.tick(definition, planned, false, whole(now))
+    }
+
+    /// Deals with what is planned up to `passed` without firing it.
+    pub(crate) fn pass_over(&mut self, passed: Duration, now: Duration) {
+        self.passed = whole(passed);
+        // Where the clock was set back, how long they have been running counts from then.
+        for running in &mut self.running {
+            running.since = running.since.min(whole(now));
+        }
     }
 
     /// Fires one beside those that are planned.
     pub(crate) fn trigger(&mut self, definition: &Definition, now: Duration) -> Tick {
-        self.tick(definition, Duration::from_secs(now.as_secs()), true, now)
+        let now = whole(now);
+        self.tick(definition, now, true, now)
     }
 
     fn tick(
@@ -110,8 +131,10 @@ impl State {
     ) -> Tick {
         self.sequence += 1;
         self.last = Some(LastTick { planned, fired: now });
+        self.free_since = Duration::ZERO;
         let reports = definition.wants_reports();
         if reports {
+            self.running.retain(|running| running.presumed_end(definition) > now);
             let excess = (self.running.len() + 1).saturating_sub(MOST_RUNNING);
             self.running.drain(..excess);
             self.running.push(Running { sequence: self.sequence, since: now });
@@ -122,14 +145,27 @@ impl State {
 
     /// A tick has ended.
     pub(crate) fn ended(&mut self, sequence: u64, now: Duration) {
+        let before = self.running.len();
         self.running.retain(|running| running.sequence != sequence);
-        self.free_since = now;
+        if self.running.len() < before {
+            self.free_since = whole(now);
+        }
     }
 
     /// Until when a tick is taken not to have ended; `None`: all have.
     pub(crate) fn busy_until(&self, definition: &Definition, now: Duration) -> Option<Duration> {
-        let ends = self.running.iter().map(|running| running.since.saturating_add(definition.longest_run));
-        ends.max().filter(|end| *end > now)
+        self.running.iter().map(|running| running.presumed_end(definition)).max().filter(|end| *end > now)
+    }
+
+    /// When the last one has ended, or is taken to have, as far as this process knows.
+    pub(crate) fn free_since(&self, definition: &Definition) -> Duration {
+        let ends = self.running.iter().map(|running| running.presumed_end(definition));
+        ends.fold(self.free_since, Duration::max)
+    }
+
+    /// Whether it has fired all the ticks that it may.
+    pub(crate) fn is_spent(&self, definition: &Definition) -> bool {
+        definition.limit.is_some_and(|limit| self.sequence >= limit)
     }
 
     /// Plans no ticks any more.
@@ -141,15 +177,25 @@ impl State {
     pub(crate) fn resume(&mut self, now: Duration) {
         if self.is_paused {
             self.is_paused = false;
-            self.passed = self.passed.max(now);
+            self.passed = self.passed.max(whole(now));
         }
     }
 
-    /// Goes on by another definition than `old`, which was declared at that time.
+    /// Goes on by another definition than `old`, which was declared at that time. No time that is dealt with comes again,
+    /// unless it is that of a new cadence with one time only.
     pub(crate) fn edit(&mut self, new: &Definition, old: &Definition, declared: Duration) {
+        let declared = whole(declared);
+        // What it would have fired while it was over was not missed.
+        let goes_on = self.is_spent(old) && !self.is_spent(new)
+            || new.ends != old.ends && old.ends.is_some_and(|ends| ends < declared);
+        let is_single = new.cadence.is_single();
+        if is_single && new.cadence != old.cadence {
+            self.passed = Duration::ZERO;
+        } else if goes_on || !is_single && !new.keeps_time_of(old) {
+            self.passed = self.passed.max(declared);
+        }
         if !new.keeps_time_of(old) {
             self.anchor = new.starts.unwrap_or(declared);
-            self.passed = beginning(new, declared);
         }
         if !new.wants_reports() {
             self.running.clear();
@@ -167,11 +213,6 @@ impl State {
         self.recent.drain(..excess);
         self.recent.push(short(command));
     }
-}
-
-/// From when on what is planned counts: a single time counts also if it has passed.
-fn beginning(definition: &Definition, declared: Duration) -> Duration {
-    if definition.cadence.is_single() { Duration::ZERO } else { declared }
 }
 
 /// The random part of an id: enough to tell it from eight others.
