@@ -295,3 +295,124 @@ impl Answer {
         Some((to, answer))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::definition::tests::samples;
+    use crate::schedule::entry::tests::entries;
+
+    const NOW: Duration = Duration::from_nanos(1_800_000_000_123_456_789);
+
+    fn all() -> Vec<What> {
+        let name = || "morning".to_owned();
+        let mut all = vec![
+            What::Pause(name()),
+            What::Resume(name()),
+            What::Trigger(name()),
+            What::Remove(name()),
+            What::Ended(name(), 0),
+            What::Ended(name(), i64::MAX as u64),
+            What::List(None),
+            What::List(Some(name())),
+            What::List(Some(String::new())),
+        ];
+        all.extend(samples().into_iter().map(|definition| What::Declare(Box::new(definition))));
+        all
+    }
+
+    #[test]
+    fn a_command_is_read_as_it_was_written() {
+        for what in all() {
+            for reply_to in [None, Some("answers".to_owned())] {
+                let command = Command { reply_to, ..Command::new(what.clone(), NOW) };
+                assert_eq!(Record::read(command.clone().seal()), Ok(Record::Command(command)));
+            }
+        }
+        let id = TaskId::new();
+        assert_eq!(Record::read(Record::marker(id)), Ok(Record::Marker(id)));
+    }
+
+    #[test]
+    fn a_declaration_that_has_travelled_changes_nothing_when_it_is_declared_again() {
+        for definition in samples() {
+            let declare = || Command::new(What::Declare(Box::new(definition.clone())), NOW);
+            let Ok(Record::Command(Command { what: What::Declare(travelled), .. })) =
+                Record::read(declare().seal())
+            else {
+                panic!("a declaration")
+            };
+            assert_eq!(*travelled, definition);
+        }
+    }
+
+    #[test]
+    fn a_task_is_an_entry_even_if_its_name_is_that_of_a_command() {
+        for mut entry in entries() {
+            for kind in [PAUSE, REMOVE, MARKER, "done"] {
+                entry.definition.task = format!("{PREFIX}{kind}");
+                let message = entry.envelope(None, NOW).seal();
+                assert_eq!(Record::read(message), Ok(Record::Entry(Box::new(entry.clone()))));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_foreign_or_broken_is_refused_with_a_reason() {
+        let sealed = |what| Command::new(what, NOW).seal();
+        let pause = || sealed(What::Pause("morning".to_owned()));
+        let ended = || sealed(What::Ended("morning".to_owned(), 1));
+        let entry = || entries().remove(0).envelope(None, NOW).seal();
+        let with = |mut message: Message, table: Value| {
+            message.headers.insert(envelope::SCHEDULE, table);
+            message
+        };
+        let empty = || Value::Table(Headers::new());
+        let named = || Value::Table([("name", "morning")].into_iter().collect());
+        let without = |mut message: Message| {
+            message.headers.remove(envelope::SCHEDULE);
+            message
+        };
+        for (broken, reason) in [
+            (Message::default(), "message-id"),
+            (Message { id: None, ..pause() }, "message-id"),
+            (Message { id: Some("7".to_owned()), ..pause() }, "message-id"),
+            (Message { kind: None, ..pause() }, "type"),
+            (Message { kind: Some("pause".into()), ..pause() }, "type"),
+            (Message { kind: Some("taskhare.schedule.".into()), ..pause() }, "type"),
+            (Message { kind: Some("taskhare.schedule.explode".into()), ..pause() }, "explode"),
+            (Message { kind: Some("taskhare.schedule.declare".into()), ..pause() }, "declare"),
+            (without(pause()), "name"),
+            (with(pause(), empty()), "name"),
+            (with(pause(), Value::Int(1)), "taskhare-schedule"),
+            (with(sealed(What::List(None)), "all".into()), "taskhare-schedule"),
+            (with(ended(), named()), "sequence"),
+            (without(entry()), "of no schedule"),
+            (with(entry(), empty()), "name"),
+            (Message { content_type: Some("text/plain".into()), ..entry() }, "text/plain"),
+            (Message { content_type: Some("text/plain".into()), ..pause() }, "text/plain"),
+            (Message { id: None, ..entry() }, "message-id"),
+            (Message { kind: None, ..entry() }, "type"),
+        ] {
+            let why = Record::read(broken.clone()).map(|_| ()).unwrap_err();
+            assert!(why.contains(reason), "{reason}: {why}: {broken:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_read_as_it_was_written_but_for_the_payload() {
+        let to = TaskId::new();
+        for answer in [Answer::Done, Answer::Refused("no such schedule".to_owned())] {
+            assert_eq!(Answer::open(answer.clone().seal(to, NOW)), Some((to, answer)));
+        }
+        for mut entry in entries() {
+            let message = Answer::Entry(Box::new(entry.clone())).seal(to, NOW);
+            entry.definition.payload = Vec::new();
+            assert_eq!(Answer::open(message), Some((to, Answer::Entry(Box::new(entry)))));
+        }
+        let unrelated = Message { correlation_id: Some(to.to_string()), ..Record::marker(to) };
+        for other in [Message::default(), Record::marker(to), unrelated] {
+            assert_eq!(Answer::open(other), None);
+        }
+    }
+}
