@@ -306,6 +306,8 @@ mod tests {
 
     fn all() -> Vec<What> {
         let name = || "morning".to_owned();
+        let Entry { definition, mut state } = entries().remove(0);
+        let tick = state.trigger(&definition, NOW);
         let mut all = vec![
             What::Pause(name()),
             What::Resume(name()),
@@ -313,6 +315,7 @@ mod tests {
             What::Remove(name()),
             What::Ended(name(), 0),
             What::Ended(name(), i64::MAX as u64),
+            What::Doubt(tick, TaskId::from_u128(7)),
             What::List(None),
             What::List(Some(name())),
             What::List(Some(String::new())),
@@ -326,7 +329,7 @@ mod tests {
         for what in all() {
             for reply_to in [None, Some("answers".to_owned())] {
                 let command = Command { reply_to, ..Command::new(what.clone(), NOW) };
-                assert_eq!(Record::read(command.clone().seal()), Ok(Record::Command(command)));
+                assert_eq!(Record::read(command.clone().seal()), Ok(Record::Command(Box::new(command))));
             }
         }
         let id = TaskId::new();
@@ -336,13 +339,9 @@ mod tests {
     #[test]
     fn a_declaration_that_has_travelled_changes_nothing_when_it_is_declared_again() {
         for definition in samples() {
-            let declare = || Command::new(What::Declare(Box::new(definition.clone())), NOW);
-            let Ok(Record::Command(Command { what: What::Declare(travelled), .. })) =
-                Record::read(declare().seal())
-            else {
-                panic!("a declaration")
-            };
-            assert_eq!(*travelled, definition);
+            let declared = Command::new(What::Declare(Box::new(definition.clone())), NOW);
+            let Ok(Record::Command(command)) = Record::read(declared.seal()) else { panic!("a declaration") };
+            assert_eq!(command.what, What::Declare(Box::new(definition)));
         }
     }
 
@@ -373,6 +372,7 @@ mod tests {
             message.headers.remove(envelope::SCHEDULE);
             message
         };
+        let kind_of = |kind: &str| Message { kind: Some(format!("{PREFIX}{kind}").into()), ..pause() };
         for (broken, reason) in [
             (Message::default(), "message-id"),
             (Message { id: None, ..pause() }, "message-id"),
@@ -387,6 +387,7 @@ mod tests {
             (with(pause(), Value::Int(1)), "taskhare-schedule"),
             (with(sealed(What::List(None)), "all".into()), "taskhare-schedule"),
             (with(ended(), named()), "sequence"),
+            (with(kind_of("doubt"), named()), "tick"),
             (without(entry()), "of no schedule"),
             (with(entry(), empty()), "name"),
             (Message { content_type: Some("text/plain".into()), ..entry() }, "text/plain"),
@@ -402,7 +403,7 @@ mod tests {
     #[test]
     fn an_answer_is_read_as_it_was_written_but_for_the_payload() {
         let to = TaskId::new();
-        for answer in [Answer::Done, Answer::Refused("no such schedule".to_owned())] {
+        for answer in [Answer::Done, Answer::Missing, Answer::Refused("no such schedule".to_owned())] {
             assert_eq!(Answer::open(answer.clone().seal(to, NOW)), Some((to, answer)));
         }
         for mut entry in entries() {
