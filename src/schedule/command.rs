@@ -1,14 +1,16 @@
 //! [`Record`]: what there is in `{ns}.schedules`. Entries, and what somebody wants to become of them: [`Command`].
 //!
-//! A command is a message with the `type` `taskhare.schedule.pause`, say, its id as `message-id`, and in the table
-//! `taskhare-schedule` the `name` of the schedule, if it is about one, and the `sequence` of the tick that has ended, or
-//! the `tick` that is in doubt. A declaration has the form of an [entry](super::Entry) without a version.
+//! A command is a message with the `type` `taskhare.schedule.pause`, say, its id as `message-id`, of which the time is
+//! when it was given, and in the table `taskhare-schedule` the `name` of the schedule, if it is about one, and the
+//! `sequence` of the tick that has ended, or the `tick` that is in doubt. A declaration has the form of an
+//! [entry](super::Entry) without a version.
 
 use std::fmt;
 use std::time::Duration;
 
 use super::Definition;
 use super::Entry;
+use super::definition::whole;
 use super::entry::declaration;
 use super::entry::read_definition;
 use crate::envelope;
@@ -132,6 +134,8 @@ impl Command {
     const LONGEST_QUESTION: Duration = Duration::from_secs(60);
 
     pub(crate) fn new(what: What, at: Duration) -> Self {
+        // As ids count.
+        let at = whole(at);
         Self { id: TaskId::at(at), what, at, reply_to: None }
     }
 
@@ -187,7 +191,8 @@ impl Record {
     pub(crate) fn read(mut message: Message) -> Result<Self, String> {
         let table = match message.headers.remove(envelope::SCHEDULE) {
             Some(Value::Table(table)) => Some(table),
-            _ => None,
+            Some(_) => return Err(format!("its header {} is no table", envelope::SCHEDULE)),
+            None => None,
         };
         // A task has one.
         if message.content_type.is_some() {
@@ -223,20 +228,18 @@ impl Record {
             }
             _ => return Err(format!("type {kind:?}, or the name of a schedule is missing")),
         };
-        let at = Duration::from_secs(message.timestamp.unwrap_or_default());
+        let at = id.time().unwrap_or(Duration::from_secs(message.timestamp.unwrap_or_default()));
         Ok(Self::Command(Box::new(Command { id, what, at, reply_to: message.reply_to })))
     }
 
     fn read_entry(table: &Headers, mut message: Message) -> Result<Self, String> {
-        const INCOMPLETE: &str = "its table does not say all that a schedule's must";
         let reply_to = message.reply_to.take();
         let envelope = Envelope::open(message).map_err(|foreign| foreign.why)?;
         if table.get("version").is_some() {
-            let entry = Entry::read(table, envelope).ok_or(INCOMPLETE)?;
-            return Ok(Self::Entry(Box::new(entry)));
+            return Ok(Self::Entry(Box::new(Entry::read(table, envelope)?)));
         }
         let (id, at) = (envelope.id, envelope.enqueued_at);
-        let definition = read_definition(table, envelope).ok_or(INCOMPLETE)?;
+        let definition = read_definition(table, envelope)?;
         Ok(Self::Command(Box::new(Command { id, what: What::Declare(Box::new(definition)), at, reply_to })))
     }
 }
@@ -290,5 +293,127 @@ impl Answer {
             },
         };
         Some((to, answer))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::definition::tests::samples;
+    use crate::schedule::entry::tests::entries;
+
+    const NOW: Duration = Duration::from_nanos(1_800_000_000_123_456_789);
+
+    fn all() -> Vec<What> {
+        let name = || "morning".to_owned();
+        let Entry { definition, mut state } = entries().remove(0);
+        let tick = state.trigger(&definition, NOW);
+        let mut all = vec![
+            What::Pause(name()),
+            What::Resume(name()),
+            What::Trigger(name()),
+            What::Remove(name()),
+            What::Ended(name(), 0),
+            What::Ended(name(), i64::MAX as u64),
+            What::Doubt(tick, TaskId::from_u128(7)),
+            What::List(None),
+            What::List(Some(name())),
+            What::List(Some(String::new())),
+        ];
+        all.extend(samples().into_iter().map(|definition| What::Declare(Box::new(definition))));
+        all
+    }
+
+    #[test]
+    fn a_command_is_read_as_it_was_written() {
+        for what in all() {
+            for reply_to in [None, Some("answers".to_owned())] {
+                let command = Command { reply_to, ..Command::new(what.clone(), NOW) };
+                assert_eq!(Record::read(command.clone().seal()), Ok(Record::Command(Box::new(command))));
+            }
+        }
+        let id = TaskId::new();
+        assert_eq!(Record::read(Record::marker(id)), Ok(Record::Marker(id)));
+    }
+
+    #[test]
+    fn a_declaration_that_has_travelled_changes_nothing_when_it_is_declared_again() {
+        for definition in samples() {
+            let declared = Command::new(What::Declare(Box::new(definition.clone())), NOW);
+            let Ok(Record::Command(command)) = Record::read(declared.seal()) else { panic!("a declaration") };
+            assert_eq!(command.what, What::Declare(Box::new(definition)));
+        }
+    }
+
+    #[test]
+    fn a_task_is_an_entry_even_if_its_name_is_that_of_a_command() {
+        for mut entry in entries() {
+            for kind in [PAUSE, REMOVE, MARKER, "done"] {
+                entry.definition.task = format!("{PREFIX}{kind}");
+                let message = entry.envelope(None, NOW).seal();
+                assert_eq!(Record::read(message), Ok(Record::Entry(Box::new(entry.clone()))));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_foreign_or_broken_is_refused_with_a_reason() {
+        let sealed = |what| Command::new(what, NOW).seal();
+        let pause = || sealed(What::Pause("morning".to_owned()));
+        let ended = || sealed(What::Ended("morning".to_owned(), 1));
+        let entry = || entries().remove(0).envelope(None, NOW).seal();
+        let with = |mut message: Message, table: Value| {
+            message.headers.insert(envelope::SCHEDULE, table);
+            message
+        };
+        let empty = || Value::Table(Headers::new());
+        let named = || Value::Table([("name", "morning")].into_iter().collect());
+        let without = |mut message: Message| {
+            message.headers.remove(envelope::SCHEDULE);
+            message
+        };
+        let kind_of = |kind: &str| Message { kind: Some(format!("{PREFIX}{kind}").into()), ..pause() };
+        for (broken, reason) in [
+            (Message::default(), "message-id"),
+            (Message { id: None, ..pause() }, "message-id"),
+            (Message { id: Some("7".to_owned()), ..pause() }, "message-id"),
+            (Message { kind: None, ..pause() }, "type"),
+            (Message { kind: Some("pause".into()), ..pause() }, "type"),
+            (Message { kind: Some("taskhare.schedule.".into()), ..pause() }, "type"),
+            (Message { kind: Some("taskhare.schedule.explode".into()), ..pause() }, "explode"),
+            (Message { kind: Some("taskhare.schedule.declare".into()), ..pause() }, "declare"),
+            (without(pause()), "name"),
+            (with(pause(), empty()), "name"),
+            (with(pause(), Value::Int(1)), "taskhare-schedule"),
+            (with(sealed(What::List(None)), "all".into()), "taskhare-schedule"),
+            (with(ended(), named()), "sequence"),
+            (with(kind_of("doubt"), named()), "tick"),
+            (without(entry()), "of no schedule"),
+            (with(entry(), empty()), "name"),
+            (Message { content_type: Some("text/plain".into()), ..entry() }, "text/plain"),
+            (Message { content_type: Some("text/plain".into()), ..pause() }, "text/plain"),
+            (Message { id: None, ..entry() }, "message-id"),
+            (Message { kind: None, ..entry() }, "type"),
+        ] {
+            let why = Record::read(broken.clone()).map(|_| ()).unwrap_err();
+            assert!(why.contains(reason), "{reason}: {why}: {broken:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_read_as_it_was_written_but_for_the_payload() {
+        let to = TaskId::new();
+        for answer in [Answer::Done, Answer::Missing, Answer::Refused("no such schedule".to_owned())] {
+            assert_eq!(Answer::open(answer.clone().seal(to, NOW)), Some((to, answer)));
+        }
+        for mut entry in entries() {
+            let message = Answer::Entry(Box::new(entry.clone())).seal(to, NOW);
+            entry.definition.payload = Vec::new();
+            assert_eq!(Answer::open(message), Some((to, Answer::Entry(Box::new(entry)))));
+        }
+        let unrelated = Message { correlation_id: Some(to.to_string()), ..Record::marker(to) };
+        for other in [Message::default(), Record::marker(to), unrelated] {
+            assert_eq!(Answer::open(other), None);
+        }
     }
 }

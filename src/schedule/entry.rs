@@ -62,10 +62,10 @@ impl Entry {
         (self.state.origin, self.state.version) == (other.state.origin, other.state.version)
     }
 
-    /// `None` if the table does not say all that it must.
-    pub(super) fn read(table: &Headers, envelope: Envelope) -> Option<Self> {
+    /// Or what is wrong with the table.
+    pub(super) fn read(table: &Headers, envelope: Envelope) -> Result<Self, String> {
         let state = read_state(table)?;
-        Some(Self { definition: read_definition(table, envelope)?, state })
+        Ok(Self { definition: read_definition(table, envelope)?, state })
     }
 }
 
@@ -86,8 +86,8 @@ fn envelope_of(
     let mut rest = Headers::new();
     rest.insert(envelope::SCHEDULE, Value::Table(table));
     let deadline = tick.as_ref().zip(definition.deadline_in).map(|(tick, time)| {
-        let planned = tick.planned + time;
-        if planned > now { planned } else { now + time }
+        let planned = tick.planned.saturating_add(time);
+        if planned > now { planned } else { now.saturating_add(time) }
     });
     let mut envelope = Envelope {
         id,
@@ -136,21 +136,20 @@ fn write_definition(table: &mut Headers, definition: &Definition) {
     }
 }
 
-pub(super) fn read_definition(table: &Headers, envelope: Envelope) -> Option<Definition> {
-    let text = |name| table.get(name).and_then(Value::as_text);
-    let time = |name| table.get(name).and_then(Value::as_milliseconds);
-    Some(Definition {
-        name: text("name")?.to_owned(),
-        cadence: text("cadence")?.parse().ok()?,
-        queue: QueueName::new(text("queue")?).ok()?,
-        misfire: Misfire::parse(text("misfire")?)?,
-        overlap: Overlap::parse(text("overlap")?)?,
-        longest_run: time("longest-run")?,
-        jitter: time("jitter").unwrap_or_default(),
-        deadline_in: time("deadline-in"),
-        starts: time("starts"),
-        ends: time("ends"),
-        limit: table.get("limit").and_then(unsigned),
+pub(super) fn read_definition(table: &Headers, envelope: Envelope) -> Result<Definition, String> {
+    let optional_time = |name| optional(table, name, Value::as_milliseconds);
+    Ok(Definition {
+        name: required(table, "name", text)?,
+        cadence: required(table, "cadence", |value| value.as_text()?.parse().ok())?,
+        queue: required(table, "queue", |value| QueueName::new(value.as_text()?).ok())?,
+        misfire: required(table, "misfire", |value| Misfire::parse(value.as_text()?))?,
+        overlap: required(table, "overlap", |value| Overlap::parse(value.as_text()?))?,
+        longest_run: required(table, "longest-run", Value::as_milliseconds)?,
+        jitter: optional_time("jitter")?.unwrap_or_default(),
+        deadline_in: optional_time("deadline-in")?,
+        starts: optional_time("starts")?,
+        ends: optional_time("ends")?,
+        limit: optional(table, "limit", unsigned)?,
         retry: envelope.policy_text().map(str::to_owned),
         task: envelope.name.into_owned(),
         priority: envelope.priority,
@@ -181,29 +180,61 @@ fn write_state(table: &mut Headers, state: &State) {
     table.insert("recent", Value::List(state.recent.iter().map(|id| number(*id).into()).collect()));
 }
 
-fn read_state(table: &Headers) -> Option<State> {
-    let time = |name| table.get(name).and_then(Value::as_milliseconds);
-    let running = list(table, "running").chunks_exact(2).filter_map(|pair| {
-        Some(Running { sequence: unsigned(&pair[0])?, since: pair[1].as_milliseconds()? })
-    });
-    Some(State {
-        version: unsigned(table.get("version")?)?,
-        origin: table.get("origin")?.as_text()?.parse().ok()?,
+fn read_state(table: &Headers) -> Result<State, String> {
+    let time = |name| required(table, name, Value::as_milliseconds);
+    let planned = optional(table, "planned", Value::as_milliseconds)?;
+    let fired = optional(table, "fired", Value::as_milliseconds)?;
+    Ok(State {
+        version: required(table, "version", unsigned)?,
+        origin: required(table, "origin", |value| value.as_text()?.parse().ok())?,
         anchor: time("anchor")?,
         passed: time("passed")?,
-        sequence: unsigned(table.get("sequence")?)?,
-        last: time("planned").zip(time("fired")).map(|(planned, fired)| LastTick { planned, fired }),
-        is_paused: table.get("paused") == Some(&Value::Bool(true)),
-        running: running.collect(),
-        recent: list(table, "recent").iter().filter_map(unsigned).collect(),
+        sequence: required(table, "sequence", unsigned)?,
+        last: planned.zip(fired).map(|(planned, fired)| LastTick { planned, fired }),
+        is_paused: optional(table, "paused", truth)?.unwrap_or_default(),
+        running: optional(table, "running", running)?.unwrap_or_default(),
+        recent: required(table, "recent", |value| list(value)?.iter().map(unsigned).collect())?,
         free_since: Duration::ZERO,
     })
 }
 
-fn list<'a>(table: &'a Headers, name: &str) -> &'a [Value] {
-    match table.get(name) {
-        Some(Value::List(values)) => values,
-        _ => &[],
+fn running(value: &Value) -> Option<Vec<Running>> {
+    let ticks = list(value)?.chunks(2).map(|pair| match pair {
+        [sequence, since] => Some(Running { sequence: unsigned(sequence)?, since: since.as_milliseconds()? }),
+        _ => None,
+    });
+    ticks.collect()
+}
+
+fn required<T>(table: &Headers, name: &str, read: impl FnOnce(&Value) -> Option<T>) -> Result<T, String> {
+    optional(table, name, read)?.ok_or_else(|| format!("{name:?} is missing in the table of the schedule"))
+}
+
+fn optional<T>(
+    table: &Headers,
+    name: &str,
+    read: impl FnOnce(&Value) -> Option<T>,
+) -> Result<Option<T>, String> {
+    let Some(value) = table.get(name) else { return Ok(None) };
+    let unreadable = || format!("{name:?} in the table of the schedule is {value:?}, which cannot be read");
+    read(value).map(Some).ok_or_else(unreadable)
+}
+
+fn text(value: &Value) -> Option<String> {
+    value.as_text().map(str::to_owned)
+}
+
+fn truth(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(is_so) => Some(*is_so),
+        _ => None,
+    }
+}
+
+fn list(value: &Value) -> Option<&[Value]> {
+    match value {
+        Value::List(values) => Some(values),
+        _ => None,
     }
 }
 
@@ -213,4 +244,151 @@ fn number(value: u64) -> i64 {
 
 fn unsigned(value: &Value) -> Option<u64> {
     value.as_int().and_then(|value| u64::try_from(value).ok())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::schedule::Record;
+    use crate::schedule::definition::tests::samples;
+
+    const NOW: Duration = Duration::from_nanos(1_800_000_000_123_456_789);
+
+    fn new(definition: Definition) -> Entry {
+        Entry { state: State::new(TaskId::at(NOW), &definition, NOW), definition }
+    }
+
+    /// In the states that a schedule can be in.
+    pub(in crate::schedule) fn entries() -> Vec<Entry> {
+        let fresh = samples().into_iter().map(new);
+        let fired = samples().into_iter().map(|definition| {
+            let mut entry = new(definition);
+            entry.state.fire(&entry.definition, NOW, NOW, NOW);
+            entry.state.trigger(&entry.definition, NOW);
+            entry
+        });
+        let paused = samples().into_iter().map(|definition| {
+            let mut entry = new(definition);
+            entry.state.pause();
+            (0..20).for_each(|id| entry.state.remember(TaskId::from_u128(u128::MAX - id)));
+            entry.state.version = i64::MAX as u64;
+            entry
+        });
+        fresh.chain(fired).chain(paused).collect()
+    }
+
+    fn read(message: Message) -> Result<Entry, String> {
+        match Record::read(message)? {
+            Record::Entry(entry) => Ok(*entry),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_the_same_with_a_tick_or_without() {
+        for entry in entries() {
+            let tick = entry.state.clone().trigger(&entry.definition, NOW);
+            for tick in [None, Some(tick)] {
+                let mut message = entry.envelope(tick.clone(), NOW).seal();
+                message.headers.insert("CC", Value::List(vec!["schedules".into()]));
+                message.headers.insert("x-delivery-count", 3);
+                assert_eq!(read(message).as_ref(), Ok(&entry), "{tick:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_task_of_a_tick_carries_what_was_said_about_it_and_not_its_schedule() {
+        for entry in entries() {
+            let tick = entry.state.clone().trigger(&entry.definition, NOW);
+            let task = Envelope::open(entry.envelope(Some(tick.clone()), NOW).seal()).unwrap();
+            let Definition {
+                task: name,
+                payload,
+                priority,
+                run_timeout,
+                max_attempts,
+                retry,
+                deadline_in,
+                ..
+            } = entry.definition;
+            assert_eq!((&*task.name, &task.payload, task.priority), (&*name, &payload, priority));
+            assert_eq!((task.run_timeout, task.max_attempts), (run_timeout, max_attempts));
+            assert_eq!(task.policy_text(), retry.as_deref());
+            assert_eq!(task.deadline.is_some(), deadline_in.is_some());
+            assert_eq!(task.id, tick.task_id(entry.state.origin));
+            assert_eq!(task.tick.as_deref(), Some(&tick));
+            assert_eq!(task.rest.get(envelope::SCHEDULE), None);
+        }
+    }
+
+    #[test]
+    fn a_deadline_counts_from_the_plan_or_from_now_if_that_is_past() {
+        let seconds = Duration::from_secs;
+        let mut entry = new(samples().remove(0));
+        entry.definition.deadline_in = Some(seconds(60));
+        for (planned, now, deadline) in [(100, 100, 160), (100, 159, 160), (100, 160, 220), (100, 900, 960)] {
+            let tick =
+                entry.state.clone().fire(&entry.definition, seconds(planned), seconds(planned), seconds(now));
+            let task = entry.envelope(Some(tick), seconds(now));
+            assert_eq!(task.deadline, Some(seconds(deadline)), "{now}");
+        }
+    }
+
+    #[test]
+    fn a_table_that_misses_something_or_says_nonsense_is_refused_by_name() {
+        let entry = entries().into_iter().find(|entry| !entry.state.running.is_empty()).unwrap();
+        let mut full = entry;
+        full.definition.jitter = Duration::from_secs(1);
+        full.definition.limit = Some(5);
+        full.definition.deadline_in = Some(Duration::from_secs(1));
+        full.definition.starts = Some(Duration::ZERO);
+        full.definition.ends = Some(NOW);
+        full.state.is_paused = true;
+        let message = || full.envelope(None, NOW).seal();
+        let Some(Value::Table(table)) = message().headers.remove(envelope::SCHEDULE) else {
+            panic!("a table")
+        };
+        let may_miss = [
+            "deadline-in",
+            "starts",
+            "ends",
+            "limit",
+            "jitter",
+            "planned",
+            "fired",
+            "paused",
+            "running",
+            "version",
+        ];
+        for (name, _) in table.iter() {
+            let mut without = table.clone();
+            without.remove(name);
+            let changed = |table| {
+                let mut message = message();
+                message.headers.insert(envelope::SCHEDULE, Value::Table(table));
+                Record::read(message)
+            };
+            match changed(without) {
+                Ok(_) => assert!(may_miss.contains(&name), "{name}"),
+                Err(why) => assert!(why.contains(name), "{name}: {why}"),
+            }
+            let nonsense = [
+                Value::Null,
+                Value::Int(-1),
+                Value::Float(1.0),
+                Value::Table(Headers::new()),
+                Value::Bytes(vec![0xff]),
+                Value::List(vec![Value::Null, Value::Null]),
+                Value::List(vec![Value::Int(1), Value::Int(1), Value::Int(1), Value::Null]),
+                Value::Timestamp(1),
+            ];
+            for value in nonsense {
+                let mut table = table.clone();
+                table.insert(name.to_owned(), value.clone());
+                let why = changed(table).map(|_| ()).unwrap_err();
+                assert!(why.contains(name), "{name}: {value:?}: {why}");
+            }
+        }
+    }
 }

@@ -46,10 +46,12 @@ pub(crate) use state::State;
 pub enum Misfire {
     /// They are not fired. The next planned one is.
     Skip,
-    /// One tick is fired at once for all of them. The default. It is planned when the first of them was.
+    /// One tick is fired at once for all of them, and for those too that are due by now but not late yet. The default.
+    /// It is planned when the first of them was.
     #[default]
     Once,
-    /// Each that was planned within this time is fired at once, one after the other; those before are not.
+    /// Each that was planned within this time before now, or exactly so long ago, is fired at once, one after the other;
+    /// those before are not. However many they are: an hour of a schedule of 10 ms has 360,000.
     CatchUp(Duration),
 }
 
@@ -62,7 +64,8 @@ pub enum Overlap {
     Allow,
     /// It is not fired.
     Skip,
-    /// It is fired once its predecessor has ended; those planned meanwhile are not.
+    /// It is fired once its predecessor has ended; those planned meanwhile are not. So it is not late while it waits, and
+    /// the misfire policy is not about it.
     Wait,
 }
 
@@ -70,8 +73,9 @@ pub enum Overlap {
 ///
 /// Declared by [`SchedulerBuilder::schedule`](crate::SchedulerBuilder::schedule), or by
 /// [`Producer::schedule`](crate::Producer::schedule). Declaring it again, by however many processes, changes nothing
-/// unless something of it has changed; then it takes the change, and counts its ticks on. Where its cadence has changed,
-/// the new one counts from then on.
+/// unless something of it has changed; then it takes the change, and counts its ticks on. Where its cadence or its start
+/// has changed, the new one counts from then on. The payload is compared as it is encoded: one with a `HashMap`, whose
+/// order is a different one each time, is a change each time.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -92,6 +96,23 @@ pub enum Overlap {
 ///     .misfire(Misfire::Skip)
 ///     .overlap(Overlap::Skip);
 /// ```
+///
+/// # Clocks
+///
+/// When a tick is due is decided by the clock of the scheduler that is active. Keep the clocks of all its hosts together,
+/// by NTP say. Where a clock is set nevertheless:
+///
+/// - **Forward**: the ticks that it leaps over are late, as if no scheduler had run meanwhile. They are fired if they are
+///   late by no more than [`misfire_after`](crate::SchedulerBuilder::misfire_after), else it is up to the [`Misfire`]
+///   policy.
+/// - **Back, by no more than `misfire_after` or past no more than one tick**: no tick is fired twice. The schedule goes on
+///   with the next one that it has not fired, so the time between two of them is longer by what the clock was set back.
+/// - **Back, by more, past several ticks**: their times come again, and they are fired again then, as ticks of their own
+///   with a new [sequence](crate::Tick::sequence) and task id. To wait would stop the schedule for as long as the clock
+///   was set back.
+///
+/// So no more than two periods are without a tick, or one and `misfire_after`, whichever is longer. A time zone's summer
+/// time is another matter: see [`Cadence`].
 #[derive(Debug)]
 #[must_use = "nothing is declared until it is given to a scheduler or a producer"]
 pub struct Schedule {
@@ -160,7 +181,7 @@ macro_rules! schedule_options {
 
         /// Its tasks are not started so long after they were planned, or later, as with
         /// [`Enqueue::deadline`](crate::Enqueue::deadline). Defaults to never. A tick that is fired later than that, by its
-        /// misfire policy, has its time from then on.
+        /// misfire policy, has its time from then on. Jitter does not put the deadline off.
         pub fn deadline_in(mut self, time: std::time::Duration) -> Self {
             self.$($path).+.deadline_in = Some(time);
             self
@@ -185,8 +206,8 @@ macro_rules! schedule_options {
             self
         }
 
-        /// No tick is planned before that time. An interval counts from it: it is its first tick. Defaults to when the
-        /// schedule is first declared.
+        /// No tick is planned before that time. An interval counts from it: it is its first tick, unless it has passed
+        /// when the schedule is declared. Defaults to then; the first tick is one interval later.
         pub fn starting_at(mut self, time: std::time::SystemTime) -> Self {
             self.$($path).+.starts = Some(crate::schedule::since_epoch(time));
             self
@@ -206,7 +227,8 @@ macro_rules! schedule_options {
         }
 
         /// Each tick is fired up to so much later than planned, so that not all schedules fire at the full hour. How
-        /// much is the same for the same tick, whichever scheduler fires it. Defaults to zero; at most a day.
+        /// much is the same for the same tick, whichever scheduler fires it. Defaults to zero; at most a day,
+        /// and always less than the time between this tick and the next.
         pub fn jitter(mut self, width: std::time::Duration) -> Self {
             self.$($path).+.jitter = width;
             self
@@ -227,7 +249,7 @@ macro_rules! schedule_options {
 
         /// How long a tick that nobody has reported the end of is taken not to have ended: its task may have been purged
         /// from its queue, or dead-lettered by the broker itself. Defaults to a day. Of no meaning where ticks may
-        /// overlap.
+        /// overlap. At least a millisecond.
         pub fn longest_run(mut self, time: std::time::Duration) -> Self {
             self.$($path).+.longest_run = time;
             self

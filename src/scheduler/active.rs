@@ -242,7 +242,7 @@ impl<'a> Active<'a> {
                 }
                 Move::PassOver { passed, why } => {
                     passed_over(name, why);
-                    held.entry.state.passed = passed;
+                    held.entry.state.pass_over(passed, now);
                 }
                 Move::Fire { planned, passed } => {
                     let mut next = held.entry.clone();

@@ -132,14 +132,12 @@ impl Held {
     pub(super) fn advance(&mut self) -> Option<Option<Box<Command>>> {
         let is_stored = |pending: &mut Pending| pending.confirm != Confirm::Awaited && pending.echo.is_some();
         let Pending { next, echo, settles, command, .. } = self.pending.take_if(is_stored)?;
-        let free_since = self.entry.state.free_since;
         if next.definition.cadence != self.entry.definition.cadence
             && let Ok(times) = Times::of(&next.definition.cadence)
         {
             self.times = times;
         }
         self.entry = next;
-        self.entry.state.free_since = free_since;
         for old in std::mem::replace(&mut self.message, echo).into_iter().chain(settles) {
             old.ack();
         }
