@@ -292,3 +292,108 @@ impl Answer {
         Some((to, answer))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::Schedule;
+    use crate::schedule::State;
+    use crate::task::Task;
+
+    const NOW: Duration = Duration::from_secs(1_700_000_000);
+
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Report;
+
+    impl Task for Report {
+        const NAME: &'static str = "report";
+        type Output = ();
+    }
+
+    fn definition() -> Definition {
+        let schedule = Schedule::new("nightly", Duration::from_secs(60), Report);
+        Definition::check(schedule, 1000).unwrap()
+    }
+
+    fn entry() -> Entry {
+        let definition = definition();
+        let state = State::new(TaskId::from_u128(42), &definition, NOW);
+        Entry { definition, state }
+    }
+
+    #[test]
+    fn a_command_is_read_as_it_was_sealed_and_says_what_it_is() {
+        let name = || "nightly".to_owned();
+        for (what, text) in [
+            (What::Declare(Box::new(definition())), "declare schedule \"nightly\""),
+            (What::Pause(name()), "pause schedule \"nightly\""),
+            (What::Resume(name()), "resume schedule \"nightly\""),
+            (What::Trigger(name()), "trigger schedule \"nightly\""),
+            (What::Remove(name()), "remove schedule \"nightly\""),
+            (What::Ended(name(), 7), "report the end of tick 7 of schedule \"nightly\""),
+            (What::List(Some(name())), "ask about schedule \"nightly\""),
+            (What::List(None), "list schedules"),
+        ] {
+            assert_eq!(what.to_string(), text);
+            let command = Command { reply_to: Some("here".to_owned()), ..Command::new(what, NOW) };
+            assert_eq!(Record::read(command.clone().seal()), Ok(Record::Command(Box::new(command))));
+        }
+    }
+
+    #[test]
+    fn an_entry_and_a_marker_are_read_as_they_were_sealed() {
+        let id = TaskId::new();
+        assert_eq!(Record::read(Record::marker(id)), Ok(Record::Marker(id)));
+        let sealed = entry().envelope(None, NOW).seal();
+        assert_eq!(Record::read(sealed), Ok(Record::Entry(Box::new(entry()))));
+    }
+
+    #[test]
+    fn what_is_nothing_of_ours_says_why() {
+        let sealed = |what| Command::new(what, NOW).seal();
+        let nameless = Message { headers: Headers::new(), ..sealed(What::Pause(String::new())) };
+        let endless = Message { headers: Headers::new(), ..sealed(What::Ended("nightly".to_owned(), 7)) };
+        let unknown = Message { kind: Some("taskhare.schedule.paint".into()), ..nameless.clone() };
+        let mut task = entry().envelope(None, NOW).seal();
+        task.headers = Headers::new();
+        for (message, why) in [
+            (Message::default(), "no message-id"),
+            (Message { kind: None, ..nameless.clone() }, "no type of ours"),
+            (nameless, "is missing"),
+            (endless, "is missing"),
+            (unknown, "\"paint\""),
+            (task, "of no schedule"),
+        ] {
+            let read = Record::read(message).unwrap_err();
+            assert!(read.contains(why), "{read:?} should contain {why:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_opened_as_it_was_sealed_without_the_payload() {
+        let id = TaskId::new();
+        for answer in [Answer::Done, Answer::Missing, Answer::Refused("it is tired".to_owned())] {
+            assert_eq!(Answer::open(answer.clone().seal(id, NOW)), Some((id, answer)));
+        }
+        let mut light = entry();
+        light.definition.payload = Vec::new();
+        let answer = Answer::Entry(Box::new(entry())).seal(id, NOW);
+        assert_eq!(Answer::open(answer), Some((id, Answer::Entry(Box::new(light)))));
+        assert_eq!(Answer::open(Command::new(What::List(None), NOW).seal()), None);
+    }
+
+    #[test]
+    fn a_question_goes_stale_and_a_change_does_not() {
+        for (what, after, is_stale) in [
+            (What::List(None), 60, false),
+            (What::List(None), 61, true),
+            (What::List(Some("nightly".to_owned())), 61, true),
+            (What::Pause("nightly".to_owned()), 1_000_000, false),
+        ] {
+            let command = Command::new(what, NOW);
+            assert_eq!(command.is_stale(NOW + Duration::from_secs(after)), is_stale, "{command:?}");
+        }
+        let ahead = Command::new(What::List(None), NOW + Duration::from_secs(1000));
+        assert!(!ahead.is_stale(NOW));
+    }
+}

@@ -214,3 +214,115 @@ fn number(value: u64) -> i64 {
 fn unsigned(value: &Value) -> Option<u64> {
     value.as_int().and_then(|value| u64::try_from(value).ok())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::Schedule;
+    use crate::task::Task;
+
+    const NOW: Duration = Duration::from_millis(1_700_000_000_123);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Report;
+
+    impl Task for Report {
+        const NAME: &'static str = "report";
+        type Output = ();
+    }
+
+    fn entry() -> Entry {
+        let schedule = Schedule::new("nightly", 60 * SECOND, Report)
+            .deadline_in(600 * SECOND)
+            .limit(100)
+            .jitter(SECOND)
+            .misfire(Misfire::Skip)
+            .overlap(Overlap::Wait);
+        let definition = Definition::check(schedule, 1000).unwrap();
+        let state = State::new(TaskId::from_u128(42), &definition, NOW);
+        Entry { definition, state }
+    }
+
+    fn written(message: &Message) -> &Headers {
+        match message.headers.get(envelope::SCHEDULE) {
+            Some(Value::Table(table)) => table,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn read(message: &Message) -> Option<Entry> {
+        Entry::read(written(message), Envelope::open(message.clone()).unwrap())
+    }
+
+    /// What fails here loses somebody's schedules: whatever changes, this has to be read.
+    #[test]
+    fn a_tick_and_the_entry_in_it_as_they_are_written() {
+        let mut entry = entry();
+        entry.state.is_paused = true;
+        let planned = NOW + 60 * SECOND;
+        let tick = entry.state.fire(&entry.definition, planned, planned, planned + SECOND);
+        let message = entry.envelope(Some(tick.clone()), planned + SECOND).seal();
+        let expected: Headers = [
+            ("name", Value::from("nightly")),
+            ("cadence", "every 1m".into()),
+            ("queue", "default".into()),
+            ("deadline-in", 600_000.into()),
+            ("limit", 100.into()),
+            ("jitter", 1000.into()),
+            ("misfire", "skip".into()),
+            ("overlap", "wait".into()),
+            ("longest-run", 86_400_000.into()),
+            ("version", 1.into()),
+            ("origin", "00000000-0000-0000-0000-00000000002a".into()),
+            ("anchor", 1_700_000_000_123_i64.into()),
+            ("passed", 1_700_000_060_123_i64.into()),
+            ("sequence", 1.into()),
+            ("planned", 1_700_000_060_123_i64.into()),
+            ("fired", 1_700_000_061_123_i64.into()),
+            ("paused", true.into()),
+            ("running", Value::List(vec![1.into(), 1_700_000_061_123_i64.into()])),
+            ("recent", Value::List(vec![21.into()])),
+        ]
+        .into_iter()
+        .collect();
+        assert_eq!(written(&message), &expected);
+        let expected: Headers = [
+            ("schedule", Value::from("nightly")),
+            ("sequence", 1.into()),
+            ("planned", 1_700_000_060_123_i64.into()),
+            ("reports", true.into()),
+        ]
+        .into_iter()
+        .collect();
+        assert_eq!(message.headers.get("taskhare-tick"), Some(&Value::Table(expected)));
+        let deadline = Value::Int(1_700_000_660_123);
+        assert_eq!(message.headers.get("taskhare-deadline"), Some(&deadline));
+        assert_eq!(message.id, Some(tick.task_id(TaskId::from_u128(42)).to_string()));
+        assert_eq!((message.kind.as_deref(), &message.body[..]), (Some("report"), &[0x90][..]));
+        assert_eq!(read(&message), Some(entry));
+    }
+
+    #[test]
+    fn an_entry_without_a_tick_is_read_the_same_and_is_no_tick() {
+        let message = entry().envelope(None, NOW).seal();
+        assert_eq!(read(&message), Some(entry()));
+        assert_eq!(message.headers.get("taskhare-tick"), None);
+        assert_eq!(message.headers.get("taskhare-deadline"), None);
+        assert_eq!(message.id.as_deref(), Some("00000000-0000-0000-0000-00000000002a"));
+    }
+
+    #[test]
+    fn an_entry_of_which_something_is_missing_is_none() {
+        let whole = entry().envelope(None, NOW).seal();
+        let Some(Value::Table(table)) = whole.headers.get(envelope::SCHEDULE) else { panic!("no table") };
+        let optional = ["deadline-in", "limit", "jitter", "recent"];
+        for (name, _) in table.iter() {
+            let mut part = table.clone();
+            part.remove(name);
+            let mut message = whole.clone();
+            message.headers.insert(envelope::SCHEDULE, Value::Table(part));
+            assert_eq!(read(&message).is_some(), optional.contains(&name), "without {name}");
+        }
+    }
+}
