@@ -4,13 +4,18 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 use std::time::Duration;
+use std::time::UNIX_EPOCH;
 
 use taskhare::Broker;
+use taskhare::Cadence;
 use taskhare::Consumer;
+use taskhare::Misfire;
+use taskhare::Overlap;
 use taskhare::Priority;
 use taskhare::Producer;
 use taskhare::RetryPolicy;
 use taskhare::Task;
+use taskhare::TaskContext;
 use taskhare::TaskError;
 use taskhare::TaskId;
 use taskhare::transport::Headers;
@@ -239,4 +244,176 @@ async fn a_message_of_version_1_is_run() {
     broker.transport().publish(&publish, Duration::from_secs(5)).await.unwrap();
     let task = Resize { image: "hare.png".into(), width: 640, crop: false };
     assert_eq!(received.recv().await.unwrap(), (task, TaskId::from_u128(42), 3, Priority::Low));
+}
+
+/// The messages in the queue of the schedules, as they come.
+async fn next_command(broker: &Broker) -> (Message, Headers) {
+    let mut message = next(broker, "taskhare.schedules").await;
+    let Some(Value::Table(table)) = message.headers.remove("taskhare-schedule") else {
+        panic!("{message:?}")
+    };
+    message.headers = without_broker_headers(message.headers);
+    (message, table)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_schedule_as_it_is_declared() {
+    let broker = Broker::in_process();
+    let producer = Producer::builder(&broker).build().await.unwrap();
+    let cadence = Cadence::cron("0 9 * * MON-FRI").zone("Europe/Berlin");
+    let task = || Resize { image: "hare.png".into(), width: 640, crop: true };
+    producer.schedule("nightly", cadence, task()).await.unwrap();
+    let (message, table) = next_command(&broker).await;
+    let expected: Headers = [
+        ("name", Value::from("nightly")),
+        ("cadence", "cron 0 9 * * MON-FRI in Europe/Berlin".into()),
+        ("queue", "default".into()),
+        ("misfire", "once".into()),
+        ("overlap", "allow".into()),
+        ("longest-run", 86_400_000.into()),
+    ]
+    .into_iter()
+    .collect();
+    assert_eq!(table, expected);
+    let id: TaskId = message.id.as_deref().unwrap().parse().unwrap();
+    let expected = Message {
+        id: Some(id.to_string()),
+        kind: Some("resize".into()),
+        content_type: Some(CONTENT_TYPE.into()),
+        timestamp: Some(u64::try_from(id.as_u128() >> 80).unwrap() / 1000),
+        body: PAYLOAD.into(),
+        ..Message::default()
+    };
+    assert_eq!(message, expected, "the id tells the time, and it is no task's message in any other way");
+
+    let (start, second) = (UNIX_EPOCH + Duration::from_millis(1_700_000_000_123), Duration::from_secs(1));
+    producer
+        .schedule("often", Duration::from_millis(1500), task())
+        .queue("images")
+        .priority(Priority::Low)
+        .deadline_in(60 * second)
+        .run_timeout(5 * second)
+        .retry(RetryPolicy::fixed(second))
+        .max_attempts(7)
+        .starting_at(start)
+        .ending_at(start + 3600 * second)
+        .limit(100)
+        .jitter(second / 2)
+        .misfire(Misfire::CatchUp(10 * second))
+        .overlap(Overlap::Skip)
+        .longest_run(600 * second)
+        .await
+        .unwrap();
+    let (message, table) = next_command(&broker).await;
+    let expected: Headers = [
+        ("name", Value::from("often")),
+        ("cadence", "every 1500ms".into()),
+        ("queue", "images".into()),
+        ("deadline-in", 60_000.into()),
+        ("starts", 1_700_000_000_123_i64.into()),
+        ("ends", 1_700_003_600_123_i64.into()),
+        ("limit", 100.into()),
+        ("jitter", 500.into()),
+        ("misfire", "catch up 10000ms".into()),
+        ("overlap", "skip".into()),
+        ("longest-run", 600_000.into()),
+    ]
+    .into_iter()
+    .collect();
+    assert_eq!(table, expected);
+    let expected: Headers = [
+        ("taskhare-priority", Value::from("low")),
+        ("taskhare-run-timeout", 5000.into()),
+        ("taskhare-retry", "fixed wait=1000ms attempts=5".into()),
+        ("taskhare-max-attempts", 7.into()),
+    ]
+    .into_iter()
+    .collect();
+    assert_eq!(message.headers, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_to_become_of_a_schedule_as_it_is_told() {
+    let broker = Broker::in_process();
+    let schedules = broker.schedules().within(Duration::from_millis(1));
+    // Nobody answers.
+    schedules.pause("nightly").await.unwrap_err();
+    schedules.resume("nightly").await.unwrap_err();
+    schedules.trigger("nightly").await.unwrap_err();
+    schedules.remove("nightly").await.unwrap_err();
+    schedules.get("nightly").await.unwrap_err();
+    schedules.list().await.unwrap_err();
+    for (kind, name) in [
+        ("taskhare.schedule.pause", Some("nightly")),
+        ("taskhare.schedule.resume", Some("nightly")),
+        ("taskhare.schedule.trigger", Some("nightly")),
+        ("taskhare.schedule.remove", Some("nightly")),
+        ("taskhare.schedule.list", Some("nightly")),
+        ("taskhare.schedule.list", None),
+    ] {
+        let (message, table) = next_command(&broker).await;
+        assert_eq!(table, name.map(|name| ("name", name)).into_iter().collect(), "{kind}");
+        let id: TaskId = message.id.as_deref().unwrap().parse().unwrap();
+        assert!(message.reply_to.is_some());
+        let expected = Message {
+            id: message.id.clone(),
+            kind: Some(kind.into()),
+            timestamp: Some(u64::try_from(id.as_u128() >> 80).unwrap() / 1000),
+            reply_to: message.reply_to.clone(),
+            ..Message::default()
+        };
+        assert_eq!(message, expected);
+    }
+}
+
+/// Where a consumer finds it, and what it tells when it has ended.
+#[tokio::test(start_paused = true)]
+async fn a_tick_as_it_is_run_and_as_its_end_is_reported() {
+    let broker = Broker::in_process();
+    let (sender, mut received) = tokio::sync::mpsc::unbounded_channel();
+    let producer = Producer::builder(&broker).build().await.unwrap();
+    let task = Resize { image: "hare.png".into(), width: 640, crop: true };
+    producer.schedule("nightly", Duration::from_secs(60), task).await.unwrap();
+    next_command(&broker).await;
+    let _consumer = Consumer::builder(&broker)
+        .handler_fn(move |_: Resize, ctx: TaskContext| {
+            sender.send(ctx.tick().cloned().unwrap()).unwrap();
+            async { Ok(()) }
+        })
+        .start()
+        .await
+        .unwrap();
+    let tick: Headers = [
+        ("schedule", Value::from("nightly")),
+        ("sequence", 7.into()),
+        ("planned", 1_700_000_000_123_i64.into()),
+        ("triggered", true.into()),
+        ("reports", true.into()),
+    ]
+    .into_iter()
+    .collect();
+    let message = Message {
+        id: Some(ID.into()),
+        kind: Some("resize".into()),
+        content_type: Some(CONTENT_TYPE.into()),
+        headers: [("taskhare-tick", Value::Table(tick))].into_iter().collect(),
+        body: PAYLOAD.into(),
+        ..Message::default()
+    };
+    let publish = Publish {
+        exchange: Name::new("exchange", "taskhare.tasks").unwrap(),
+        key: Name::new("key", "default.normal").unwrap(),
+        mandatory: true,
+        message,
+    };
+    broker.transport().publish(&publish, Duration::from_secs(5)).await.unwrap();
+    let tick = received.recv().await.unwrap();
+    let planned = UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+    assert_eq!((tick.schedule(), tick.sequence(), tick.is_triggered()), ("nightly", 7, true));
+    assert_eq!(tick.planned_at(), planned);
+
+    let (message, table) = next_command(&broker).await;
+    let expected: Headers = [("name", Value::from("nightly")), ("sequence", 7.into())].into_iter().collect();
+    assert_eq!((message.kind.as_deref(), table), (Some("taskhare.schedule.ended"), expected));
+    assert_eq!((message.content_type, message.reply_to, message.headers.len()), (None, None, 0));
 }

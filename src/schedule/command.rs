@@ -416,4 +416,32 @@ mod tests {
             assert_eq!(Answer::open(other), None);
         }
     }
+
+    #[test]
+    fn a_command_says_what_it_is() {
+        let name = || "nightly".to_owned();
+        for (what, text) in [
+            (What::Pause(name()), "pause schedule \"nightly\""),
+            (What::Ended(name(), 7), "report the end of tick 7 of schedule \"nightly\""),
+            (What::List(Some(name())), "ask about schedule \"nightly\""),
+            (What::List(None), "list schedules"),
+        ] {
+            assert_eq!(what.to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_question_goes_stale_and_a_change_does_not() {
+        for (what, after, is_stale) in [
+            (What::List(None), 60, false),
+            (What::List(None), 61, true),
+            (What::List(Some("nightly".to_owned())), 61, true),
+            (What::Pause("nightly".to_owned()), 1_000_000, false),
+        ] {
+            let command = Command::new(what, NOW);
+            assert_eq!(command.is_stale(NOW + Duration::from_secs(after)), is_stale, "{command:?}");
+        }
+        let ahead = Command::new(What::List(None), NOW + Duration::from_secs(1000));
+        assert!(!ahead.is_stale(NOW));
+    }
 }

@@ -174,7 +174,7 @@ macro_rules! schedule_options {
         }
 
         /// Which of the queue's lanes. Defaults to [`Priority::Normal`](crate::Priority::Normal).
-        pub fn priority(mut self, priority: crate::Priority) -> Self {
+        pub fn priority(mut self, priority: crate::lane::Priority) -> Self {
             self.$($path).+.priority = priority;
             self
         }
@@ -195,7 +195,7 @@ macro_rules! schedule_options {
 
         /// What happens when a task fails, instead of what handler or consumer say: see
         /// [`Enqueue::retry`](crate::Enqueue::retry).
-        pub fn retry(mut self, policy: crate::RetryPolicy) -> Self {
+        pub fn retry(mut self, policy: crate::retry::RetryPolicy) -> Self {
             self.$($path).+.retry = Some(policy);
             self
         }
@@ -235,14 +235,14 @@ macro_rules! schedule_options {
         }
 
         /// What becomes of ticks that nobody could fire in time. Defaults to [`Misfire::Once`](crate::Misfire::Once).
-        pub fn misfire(mut self, policy: crate::Misfire) -> Self {
+        pub fn misfire(mut self, policy: crate::schedule::Misfire) -> Self {
             self.$($path).+.misfire = policy;
             self
         }
 
         /// What becomes of a tick whose predecessor has not ended. Defaults to
         /// [`Overlap::Allow`](crate::Overlap::Allow). Anything else costs a publish more for each tick.
-        pub fn overlap(mut self, policy: crate::Overlap) -> Self {
+        pub fn overlap(mut self, policy: crate::schedule::Overlap) -> Self {
             self.$($path).+.overlap = policy;
             self
         }

@@ -17,6 +17,7 @@ mod output;
 mod quarantine;
 mod retry;
 mod schedule;
+mod schedule_feedback;
 mod shutdown;
 mod support;
 mod timeout;

@@ -21,6 +21,7 @@ mod reconnect;
 mod stream;
 mod subscribe;
 mod tasks;
+mod ticks;
 mod traps;
 
 use std::collections::BTreeSet;
