@@ -187,6 +187,13 @@ impl Record {
         bare(MARKER, id)
     }
 
+    /// Whether a message is meant to be an entry, be it one that this release cannot read.
+    pub(crate) fn is_entry(message: &Message) -> bool {
+        let table = message.headers.get(envelope::SCHEDULE);
+        message.content_type.is_some()
+            && matches!(table, Some(Value::Table(table)) if table.get("version").is_some())
+    }
+
     /// What a message is, or why it is nothing of ours.
     pub(crate) fn read(mut message: Message) -> Result<Self, String> {
         let table = match message.headers.remove(envelope::SCHEDULE) {
@@ -433,7 +440,7 @@ mod tests {
     #[test]
     fn a_question_goes_stale_and_a_change_does_not() {
         for (what, after, is_stale) in [
-            (What::List(None), 60, false),
+            (What::List(None), 59, false),
             (What::List(None), 61, true),
             (What::List(Some("nightly".to_owned())), 61, true),
             (What::Pause("nightly".to_owned()), 1_000_000, false),

@@ -44,6 +44,8 @@ pub(super) struct Ledger {
     proof: Option<Instant>,
     /// Bytes published so far, about.
     written: u64,
+    /// Entries of a later release, kept for a scheduler that can read them.
+    unread: Vec<Delivery>,
 }
 
 /// A publish on its way.
@@ -78,6 +80,7 @@ impl Ledger {
             marker: None,
             proof: None,
             written: 0,
+            unread: Vec::new(),
         }
     }
 
@@ -93,6 +96,7 @@ impl Ledger {
         loop {
             let Poll::Ready(delivery) = self.tenure.poll_next(cx) else { return Poll::Pending };
             let Some(mut delivery) = delivery else { return Poll::Ready(None) };
+            let is_entry = Record::is_entry(&delivery.message);
             match Record::read(std::mem::take(&mut delivery.message)) {
                 Ok(Record::Marker(id)) => {
                     delivery.ack();
@@ -102,6 +106,10 @@ impl Ledger {
                     }
                 }
                 Ok(record) => return Poll::Ready(Some(Event::Delivered(record, delivery))),
+                Err(why) if is_entry => {
+                    tracing::error!(queue = %self.key, why, "a schedule that this release does not understand: it is left alone");
+                    self.unread.push(delivery);
+                }
                 Err(why) => {
                     tracing::error!(queue = %self.key, why, "message is nothing of a scheduler's: dead-lettered");
                     delivery.reject();
