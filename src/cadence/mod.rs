@@ -132,7 +132,7 @@ impl Cadence {
     }
 
     /// The planned times after `time`, in ascending order: a look ahead, for a preview say. There may be no end to them
-    /// before the year 9999: take as many as you need.
+    /// before the year 9999, or 5000 of a cron expression: take as many as you need.
     ///
     /// An interval is counted from `time` here; that of a schedule, from the schedule's start.
     ///
