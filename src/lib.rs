@@ -1,4 +1,4 @@
-//! Background tasks for Rust services on RabbitMQ: enqueue, run, retry.
+//! Background tasks for Rust services on RabbitMQ: enqueue, run, retry, schedule.
 //!
 //! A [`Task`] is a payload with a name. A [`Producer`] enqueues it, and when that returns `Ok` the broker has it,
 //! durably. A [`Consumer`] runs it with your [`TaskHandler`], at least once, whatever dies in between: a message is
@@ -48,6 +48,12 @@
 //! of its queue, the consumer does not start it, and no retry is planned beyond it. What runs at its deadline, or for
 //! longer than its [`run_timeout`](ConsumerBuilder::run_timeout), is told by [`TaskContext::cancellation`], and dropped
 //! after a grace period. Each such end is a dead letter with its reason, or a failed attempt.
+//!
+//! # When it recurs
+//!
+//! A [`Schedule`] enqueues a task at each tick of a [`Cadence`]: an interval, a cron expression, or once. Any number of
+//! [`Scheduler`]s stand by, one is active; when it dies another fires the next tick, without a database, and no tick is
+//! missed or fired twice. [`Broker::schedules`] lists, pauses, triggers and removes them.
 //!
 //! # Testing handlers
 //!
