@@ -391,4 +391,66 @@ pub(super) mod tests {
             }
         }
     }
+
+    /// What fails here loses somebody's schedules: whatever changes, this has to be read.
+    #[test]
+    fn a_tick_and_the_entry_in_it_as_they_are_written() {
+        #[derive(serde::Serialize, serde::Deserialize)]
+        struct Report;
+        impl crate::task::Task for Report {
+            const NAME: &'static str = "report";
+            type Output = ();
+        }
+        let (second, declared) = (Duration::from_secs(1), Duration::from_millis(1_700_000_000_123));
+        let schedule = crate::schedule::Schedule::new("nightly", 60 * second, Report)
+            .deadline_in(600 * second)
+            .limit(100)
+            .jitter(second)
+            .misfire(Misfire::Skip)
+            .overlap(Overlap::Wait);
+        let definition = Definition::check(schedule, 1000).unwrap();
+        let origin = TaskId::from_u128(42);
+        let mut entry = Entry { state: State::new(origin, &definition, declared), definition };
+        entry.state.is_paused = true;
+        let planned = declared + 60 * second;
+        let tick = entry.state.fire(&entry.definition, planned, planned, planned + second);
+        let mut message = entry.envelope(Some(tick.clone()), planned + second).seal();
+        assert_eq!(message.id, Some(tick.task_id(origin).to_string()));
+        assert_eq!((message.kind.as_deref(), &message.body[..]), (Some("report"), &[0x90][..]));
+        let table: Headers = [
+            ("name", Value::from("nightly")),
+            ("cadence", "every 1m".into()),
+            ("queue", "default".into()),
+            ("deadline-in", 600_000.into()),
+            ("limit", 100.into()),
+            ("jitter", 1000.into()),
+            ("misfire", "skip".into()),
+            ("overlap", "wait".into()),
+            ("longest-run", 86_400_000.into()),
+            ("version", 1.into()),
+            ("origin", "00000000-0000-0000-0000-00000000002a".into()),
+            ("anchor", 1_700_000_000_123_i64.into()),
+            ("passed", 1_700_000_060_123_i64.into()),
+            ("sequence", 1.into()),
+            ("planned", 1_700_000_060_123_i64.into()),
+            ("fired", 1_700_000_061_123_i64.into()),
+            ("paused", true.into()),
+            ("running", Value::List(vec![1.into(), 1_700_000_061_123_i64.into()])),
+            ("recent", Value::List(vec![21.into()])),
+        ]
+        .into_iter()
+        .collect();
+        assert_eq!(message.headers.remove(envelope::SCHEDULE), Some(Value::Table(table)));
+        let table: Headers = [
+            ("schedule", Value::from("nightly")),
+            ("sequence", 1.into()),
+            ("planned", 1_700_000_060_123_i64.into()),
+            ("reports", true.into()),
+        ]
+        .into_iter()
+        .collect();
+        assert_eq!(message.headers.remove("taskhare-tick"), Some(Value::Table(table)));
+        let deadline = Value::Int(1_700_000_660_123);
+        assert_eq!(message.headers.remove("taskhare-deadline"), Some(deadline));
+    }
 }

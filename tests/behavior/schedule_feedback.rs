@@ -313,6 +313,7 @@ fn answer(broker: &Broker, mut ledger: Box<dyn Subscription>) -> JoinHandle<()> 
             table.insert(name, value);
         }
         table.insert("origin", entry.id.clone().unwrap());
+        table.insert("recent", Value::List(Vec::new()));
         table.insert("running", Value::List(vec![5.into(), NOON.into()]));
         entry.headers.insert("taskhare-schedule", Value::Table(table));
         loop {

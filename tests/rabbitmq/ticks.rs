@@ -75,15 +75,17 @@ async fn take(broker: &Broker, queue: &str) -> Box<dyn Subscription> {
     broker.transport().subscribe(subscribe(queue, 1)).await.unwrap()
 }
 
-/// That the dead letter of a tick has come, with nothing that would route it again, and that it has come there only.
+/// That the dead letter of a tick has come, and to the dead letters only. RabbitMQ 4.3 leaves `CC` in its headers, though
+/// it does not go by it, and nothing of ours publishes it with that.
 async fn is_dead_only(broker: &Broker, in_ledger: u64, case: &str) {
     eventually(case, async || broker.dead("default").await.unwrap() == 1).await;
-    let mut dead = take(broker, "taskhare.default.dead").await;
-    let letter = next(&mut dead).await;
-    assert_eq!(letter.message.headers.get("CC"), None, "{case}");
     tokio::time::sleep(SILENCE).await;
-    assert_eq!(depth(broker, LEDGER).await, in_ledger, "{case}");
-    assert_eq!(depth(broker, LANE).await, 0, "{case}");
+    assert_eq!((depth(broker, LEDGER).await, depth(broker, LANE).await), (in_ledger, 0), "{case}");
+    let letters = broker.dead_letters("default").unwrap();
+    assert_eq!(letters.requeue_all().await.unwrap(), 1, "{case}");
+    eventually("it is in its lane", async || depth(broker, LANE).await == 1).await;
+    tokio::time::sleep(SILENCE).await;
+    assert_eq!(depth(broker, LEDGER).await, in_ledger, "requeued, {case}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,9 +104,11 @@ async fn a_tick_that_the_broker_dead_letters_from_its_lane_is_no_entry_again() {
     }
     let returning = broker(REPLICATIONS[0]).await;
     fire(&returning, None).await;
-    let mut lane = take(&returning, LANE).await;
     for _ in 0..2 {
-        next(&mut lane).await.requeue();
+        let mut lane = take(&returning, LANE).await;
+        let _held = next(&mut lane).await;
+        // As if the process had died. A requeue would count too, before 4.3.
+        lane.close().await;
     }
     is_dead_only(&returning, 1, "over the delivery limit").await;
 }
