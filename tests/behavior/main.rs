@@ -18,6 +18,8 @@ mod quarantine;
 mod retry;
 mod schedule;
 mod schedule_feedback;
+mod schedule_control;
+mod schedule_policies;
 mod shutdown;
 mod support;
 mod timeout;
