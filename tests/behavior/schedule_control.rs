@@ -95,7 +95,7 @@ fn sequences(seen: &[Seen]) -> Vec<u64> {
 
 #[tokio::test(start_paused = true)]
 async fn a_paused_schedule_stands_still_and_nothing_of_it_is_made_up_for() {
-    let Setup { broker, actor, scheduler, .. } = setup().await;
+    let Setup { broker, actor, scheduler, _consumer } = setup().await;
     actor.wait_for(1).await;
     let schedules = broker.schedules();
     schedules.pause("sweep").await.unwrap();
@@ -119,7 +119,8 @@ async fn a_paused_schedule_stands_still_and_nothing_of_it_is_made_up_for() {
 
 #[tokio::test(start_paused = true)]
 async fn a_triggered_tick_counts_and_moves_no_other() {
-    let Setup { broker, actor, .. } = setup().await;
+    let setup = setup().await;
+    let Setup { broker, actor, .. } = &setup;
     actor.wait_for(1).await;
     tokio::time::sleep(4 * SECOND).await;
     broker.schedules().trigger("sweep").await.unwrap();
@@ -135,7 +136,8 @@ async fn a_triggered_tick_counts_and_moves_no_other() {
 
 #[tokio::test(start_paused = true)]
 async fn a_paused_schedule_can_be_triggered_and_stays_paused() {
-    let Setup { broker, actor, .. } = setup().await;
+    let setup = setup().await;
+    let Setup { broker, actor, .. } = &setup;
     let schedules = broker.schedules();
     schedules.pause("sweep").await.unwrap();
     schedules.trigger("sweep").await.unwrap();
@@ -149,7 +151,8 @@ async fn a_paused_schedule_can_be_triggered_and_stays_paused() {
 
 #[tokio::test(start_paused = true)]
 async fn a_removed_schedule_that_is_declared_again_is_another() {
-    let Setup { broker, actor, .. } = setup().await;
+    let setup = setup().await;
+    let Setup { broker, actor, .. } = &setup;
     let schedules = broker.schedules();
     actor.wait_for(2).await;
     schedules.remove("sweep").await.unwrap();
@@ -168,7 +171,7 @@ async fn a_removed_schedule_that_is_declared_again_is_another() {
 
 #[tokio::test(start_paused = true)]
 async fn a_removed_schedule_is_gone_for_the_next_scheduler_too() {
-    let Setup { broker, actor, scheduler, .. } = setup().await;
+    let Setup { broker, actor, scheduler, _consumer } = setup().await;
     actor.wait_for(1).await;
     broker.schedules().remove("sweep").await.unwrap();
     scheduler.shutdown().await;
@@ -180,7 +183,8 @@ async fn a_removed_schedule_is_gone_for_the_next_scheduler_too() {
 
 #[tokio::test(start_paused = true)]
 async fn schedules_are_listed_by_name_with_their_next_tick_and_their_last() {
-    let Setup { broker, actor, .. } = setup().await;
+    let setup = setup().await;
+    let Setup { broker, actor, .. } = &setup;
     let producer = Producer::builder(&broker).build().await.unwrap();
     let yearly = Cadence::cron("@yearly").zone("Asia/Tokyo");
     producer.schedule("yearly", yearly.clone(), Act::Fail).queue("reports").await.unwrap();
@@ -203,7 +207,8 @@ async fn schedules_are_listed_by_name_with_their_next_tick_and_their_last() {
 
 #[tokio::test(start_paused = true)]
 async fn a_name_that_nobody_knows_is_said_to_be_unknown() {
-    let Setup { broker, .. } = setup().await;
+    let setup = setup().await;
+    let Setup { broker, .. } = &setup;
     let schedules = broker.schedules();
     let results = [
         schedules.pause("nobody").await,
@@ -223,7 +228,7 @@ async fn a_name_that_nobody_knows_is_said_to_be_unknown() {
 
 #[tokio::test(start_paused = true)]
 async fn a_change_that_no_scheduler_answers_is_made_once_one_runs() {
-    let Setup { broker, actor, scheduler, .. } = setup().await;
+    let Setup { broker, actor, scheduler, _consumer } = setup().await;
     actor.wait_for(1).await;
     scheduler.shutdown().await;
     let schedules = broker.schedules().within(5 * SECOND);
@@ -245,7 +250,8 @@ async fn a_change_that_no_scheduler_answers_is_made_once_one_runs() {
 
 #[tokio::test(start_paused = true)]
 async fn to_declare_the_same_again_changes_nothing() {
-    let Setup { broker, actor, .. } = setup().await;
+    let setup = setup().await;
+    let Setup { broker, actor, .. } = &setup;
     let producer = Producer::builder(&broker).build().await.unwrap();
     for count in 1..10 {
         actor.wait_for(count).await;
@@ -265,7 +271,8 @@ async fn to_declare_the_same_again_changes_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn an_edit_of_what_is_enqueued_keeps_the_grid_and_the_count() {
-    let Setup { broker, actor, .. } = setup().await;
+    let setup = setup().await;
+    let Setup { broker, actor, .. } = &setup;
     let producer = Producer::builder(&broker).build().await.unwrap();
     actor.wait_for(2).await;
     tokio::time::sleep(7 * SECOND).await;
@@ -278,7 +285,8 @@ async fn an_edit_of_what_is_enqueued_keeps_the_grid_and_the_count() {
 
 #[tokio::test(start_paused = true)]
 async fn an_edit_of_the_cadence_counts_from_then() {
-    let Setup { broker, actor, .. } = setup().await;
+    let setup = setup().await;
+    let Setup { broker, actor, .. } = &setup;
     let producer = Producer::builder(&broker).build().await.unwrap();
     let before = actor.wait_for(2).await;
     tokio::time::sleep(7 * SECOND).await;
@@ -293,7 +301,8 @@ async fn an_edit_of_the_cadence_counts_from_then() {
 /// What was not planned, because there were enough, nobody missed.
 #[tokio::test(start_paused = true)]
 async fn a_limit_that_is_lifted_counts_from_then() {
-    let Setup { broker, actor, .. } = setup().await;
+    let setup = setup().await;
+    let Setup { broker, actor, .. } = &setup;
     let producer = Producer::builder(&broker).build().await.unwrap();
     let declare = async |limit| {
         producer.schedule("sweep", 10 * SECOND, Act::Succeed).limit(limit).await.unwrap();
@@ -308,7 +317,8 @@ async fn a_limit_that_is_lifted_counts_from_then() {
 
 #[tokio::test(start_paused = true)]
 async fn of_two_definitions_the_last_wins() {
-    let Setup { broker, actor, .. } = setup().await;
+    let setup = setup().await;
+    let Setup { broker, actor, .. } = &setup;
     let producer = Producer::builder(&broker).build().await.unwrap();
     for seconds in [7, 3, 9, 5] {
         producer.schedule("sweep", seconds * SECOND, Act::Succeed).await.unwrap();
@@ -328,7 +338,8 @@ async fn publish(broker: &Broker, message: Message) {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_nothing_of_a_schedulers_is_set_aside_and_disturbs_nothing() {
-    let Setup { broker, actor, .. } = setup().await;
+    let setup = setup().await;
+    let Setup { broker, actor, .. } = &setup;
     actor.wait_for(1).await;
     let of_kind = |kind: &'static str| Message { kind: Some(kind.into()), ..Message::default() };
     let id = Some("00000000-0000-7000-8000-000000000000".to_owned());

@@ -77,7 +77,7 @@ impl Actor {
 
     /// Waits until `count` attempts have started.
     pub async fn wait_for(&self, count: usize) -> Vec<Seen> {
-        eventually("attempts start", async || self.seen().len() >= count).await;
+        eventually("attempts start", async || self.seen.lock().unwrap().len() >= count).await;
         self.seen()
     }
 }
