@@ -61,6 +61,8 @@ pub(super) struct Active<'a> {
     pub(super) ledger: Ledger,
     pub(super) queues: Queues,
     pub(super) schedules: HashMap<Arc<str>, Held>,
+    /// Entries that this release does not understand: to give them back is to get them again at once.
+    unreadable: Vec<Delivery>,
     /// When to look at which schedule, since the Unix epoch.
     due: BTreeSet<(Duration, Arc<str>)>,
     /// When to store which entry anew.
@@ -87,6 +89,7 @@ impl<'a> Active<'a> {
             ledger,
             queues: Queues::new(broker),
             schedules: HashMap::with_capacity(loaded.entries.len()),
+            unreadable: Vec::new(),
             due: BTreeSet::new(),
             refresh: BTreeSet::new(),
             written: 0,
@@ -177,7 +180,8 @@ impl<'a> Active<'a> {
             wake = wake.min(instant + NAP);
         }
         if self.ledger.unconfirmed() >= WINDOW {
-            return wake;
+            // A confirm is the event that goes on.
+            return instant + NAP;
         }
         let Some((due, _)) = self.due.first() else { return wake };
         let at = instant + due.saturating_sub(now).min(LONGEST_SLEEP);
@@ -390,7 +394,10 @@ impl<'a> Active<'a> {
                 self.look_at(name);
             }
             // Of a later release. It stays in the ledger for one that can read it.
-            Err(error) => tracing::error!(schedule = %name, %error, "this schedule is not understood"),
+            Err(error) => {
+                tracing::error!(schedule = %name, %error, "this schedule is not understood");
+                self.unreadable.push(message);
+            }
         }
     }
 

@@ -94,6 +94,15 @@ impl Held {
         self.pending.is_some()
     }
 
+    /// Whether what somebody wants of it is on its way. Not while a queue is full: nobody knows how long that is.
+    pub(super) fn is_changing(&self) -> bool {
+        let is_change = |what: &What| what.schedule().is_some() && !matches!(what, What::Ended(..));
+        self.pending.as_ref().is_some_and(|pending| {
+            let mut wanted = pending.command.iter().chain(self.waiting.iter().map(|(command, _)| command));
+            pending.refusals == 0 && wanted.any(|command| is_change(&command.what))
+        })
+    }
+
     /// Its next entry is sent.
     pub(super) fn send(
         &mut self,

@@ -258,11 +258,7 @@ async fn to_declare_the_same_again_changes_nothing() {
         tokio::time::sleep(5 * SECOND).await;
         producer.schedule("sweep", 10 * SECOND, Act::Succeed).await.unwrap();
         // What differs by less than can travel is the same.
-        producer
-            .schedule("sweep", 10 * SECOND, Act::Succeed)
-            .jitter(Duration::from_nanos(1))
-            .await
-            .unwrap();
+        producer.schedule("sweep", 10 * SECOND, Act::Succeed).jitter(Duration::from_nanos(1)).await.unwrap();
     }
     let seen = actor.wait_for(10).await;
     assert_eq!(sequences(&seen), (1..=10).collect::<Vec<_>>());
@@ -343,20 +339,16 @@ async fn what_is_nothing_of_a_schedulers_is_set_aside_and_disturbs_nothing() {
     actor.wait_for(1).await;
     let of_kind = |kind: &'static str| Message { kind: Some(kind.into()), ..Message::default() };
     let id = Some("00000000-0000-7000-8000-000000000000".to_owned());
-    let garbled: Headers = [("taskhare-schedule", Value::Table([("name", Value::Int(7))].into_iter().collect()))]
-        .into_iter()
-        .collect();
+    let garbled: Headers =
+        [("taskhare-schedule", Value::Table([("name", Value::Int(7))].into_iter().collect()))]
+            .into_iter()
+            .collect();
     let strange = [
         Message { body: b"{}".to_vec(), ..Message::default() },
         of_kind("taskhare.schedule.pause"),
         Message { id: id.clone(), ..of_kind("taskhare.schedule.explode") },
         Message { id: id.clone(), ..of_kind("act") },
-        Message {
-            id,
-            content_type: Some("application/msgpack".into()),
-            headers: garbled,
-            ..of_kind("act")
-        },
+        Message { id, content_type: Some("application/msgpack".into()), headers: garbled, ..of_kind("act") },
     ];
     let count = strange.len();
     for message in strange {

@@ -195,7 +195,8 @@ async fn after_an_hour(policy: Misfire) -> Vec<(u64, u64)> {
     let seen = actor.seen();
     assert!(are_contiguous(&seen), "{seen:?}");
     let planned = |seen: &Seen| seen.tick().planned_at().duration_since(last.tick().planned_at()).unwrap();
-    let missed = |seen: &Seen| (planned(seen).as_secs() / 60, (seen.at - last.at + SECOND / 4).as_secs() / 60);
+    let missed =
+        |seen: &Seen| (planned(seen).as_secs() / 60, (seen.at - last.at + SECOND / 4).as_secs() / 60);
     seen[3..].iter().map(missed).collect()
 }
 
@@ -236,9 +237,12 @@ async fn a_tick_that_is_only_a_little_late_is_fired_whatever_the_policy() {
 
 #[tokio::test(start_paused = true)]
 async fn a_single_time_that_has_passed_is_up_to_the_misfire_policy() {
-    for (policy, ticks) in
-        [(Misfire::Once, 1), (Misfire::Skip, 0), (Misfire::CatchUp(MINUTE), 0), (Misfire::CatchUp(2 * HOUR), 1)]
-    {
+    for (policy, ticks) in [
+        (Misfire::Once, 1),
+        (Misfire::Skip, 0),
+        (Misfire::CatchUp(MINUTE), 0),
+        (Misfire::CatchUp(2 * HOUR), 1),
+    ] {
         let Setup { broker, actor, _consumer } = setup().await;
         let time = SystemTime::now() - HOUR;
         let once = || Schedule::new("once", Cadence::at(time), Act::Succeed).misfire(policy);
