@@ -61,6 +61,8 @@ pub(super) struct Active<'a> {
     pub(super) ledger: Ledger,
     pub(super) queues: Queues,
     pub(super) schedules: HashMap<Arc<str>, Held>,
+    /// Entries that this release does not understand: to give them back is to get them again at once.
+    unreadable: Vec<Delivery>,
     /// When to look at which schedule, since the Unix epoch.
     due: BTreeSet<(Duration, Arc<str>)>,
     /// When to store which entry anew.
@@ -87,6 +89,7 @@ impl<'a> Active<'a> {
             ledger,
             queues: Queues::new(broker),
             schedules: HashMap::with_capacity(loaded.entries.len()),
+            unreadable: Vec::new(),
             due: BTreeSet::new(),
             refresh: BTreeSet::new(),
             written: 0,
@@ -177,7 +180,8 @@ impl<'a> Active<'a> {
             wake = wake.min(instant + NAP);
         }
         if self.ledger.unconfirmed() >= WINDOW {
-            return wake;
+            // A confirm is the event that goes on.
+            return instant + NAP;
         }
         let Some((due, _)) = self.due.first() else { return wake };
         let at = instant + due.saturating_sub(now).min(LONGEST_SLEEP);
@@ -225,12 +229,8 @@ impl<'a> Active<'a> {
         if self.is_leaving {
             return;
         }
-        if let Some(pending) = held.pending() {
-            // It was refused.
-            let version = pending.next.state.version;
-            let publish = pending.publish.clone();
-            self.ledger.publish(name, version, &publish);
-            return;
+        if let Some((entry, tick)) = held.refused() {
+            return self.send(name, &entry, tick, now);
         }
         for _ in 0..MOVES {
             let Entry { definition, state } = &*held.entry;
@@ -272,17 +272,20 @@ impl<'a> Active<'a> {
             self.refresh.remove(&(at, name.clone()));
         }
         next.state.version += 1;
-        let now = self.broker.clock().now();
-        let publish = match tick.clone() {
-            None => self.ledger.only(next.envelope(None, now).seal()),
+        held.send(next.clone(), tick.clone(), cause);
+        self.send(name, &next, tick, self.broker.clock().now());
+    }
+
+    fn send(&mut self, name: &Arc<str>, entry: &Entry, tick: Option<Tick>, now: Duration) {
+        let publish = match tick {
+            None => self.ledger.only(entry.envelope(None, now).seal()),
             Some(tick) => {
                 tracing::debug!(schedule = %name, sequence = tick.sequence, "tick");
-                let envelope = next.envelope(Some(tick), now);
-                self.queues.route(&next.definition.queue).tick(envelope, now, self.ledger.key())
+                let envelope = entry.envelope(Some(tick), now);
+                self.queues.route(&entry.definition.queue).tick(envelope, now, self.ledger.key())
             }
         };
-        self.ledger.publish(name, next.state.version, &publish);
-        held.send(next, tick, publish, cause);
+        self.ledger.publish(name, entry.state.version, &publish);
     }
 
     async fn take(&mut self, event: Event) -> Result<(), &'static str> {
@@ -318,6 +321,8 @@ impl<'a> Active<'a> {
             tracing::warn!(schedule = %name, "another scheduler has changed it meanwhile");
             self.forget(&name).map(Held::remove);
             self.adopt(&name, entry, message);
+        } else if held.is_refused(&entry) {
+            message.ack();
         } else {
             let sequence = entry.state.sequence;
             tracing::warn!(schedule = %name, sequence, "another scheduler has stored this entry too, or one before it");
@@ -335,7 +340,7 @@ impl<'a> Active<'a> {
             // Refused, or never sent.
             Err(PublishError::Rejected | PublishError::Unavailable { .. }) => {
                 let wait = REFUSED * 2_u32.pow(pending.refusals.min(6));
-                pending.refusals += 1;
+                pending.refuse();
                 let at = self.broker.clock().now() + wait;
                 tracing::warn!(%schedule, ?wait, "a queue refused its tick: it is sent again");
                 held.due = Some(at);
@@ -390,7 +395,10 @@ impl<'a> Active<'a> {
                 self.look_at(name);
             }
             // Of a later release. It stays in the ledger for one that can read it.
-            Err(error) => tracing::error!(schedule = %name, %error, "this schedule is not understood"),
+            Err(error) => {
+                tracing::error!(schedule = %name, %error, "this schedule is not understood");
+                self.unreadable.push(message);
+            }
         }
     }
 

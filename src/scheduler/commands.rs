@@ -37,7 +37,7 @@ impl Active<'_> {
     /// Does what a command wants. Its message is acknowledged once that is stored.
     pub(super) async fn carry_out(&mut self, command: Box<Command>, message: Delivery) {
         let Some(name) = command.what.schedule().map(Arc::<str>::from) else {
-            return self.tell(&command, message);
+            return self.tell(command, message);
         };
         let Some(held) = self.schedules.get_mut(&name) else {
             return match &command.what {
@@ -187,18 +187,23 @@ impl Active<'_> {
         self.answer(command, vec![], answer);
     }
 
-    /// Answers a question.
-    fn tell(&self, command: &Command, message: Delivery) {
-        message.ack();
-        let What::List(name) = &command.what else { return };
+    /// Answers a question, once the changes that came before it are made.
+    fn tell(&mut self, command: Box<Command>, message: Delivery) {
+        let What::List(name) = &command.what else { return message.ack() };
         if command.is_stale(self.broker.clock().now()) {
+            return message.ack();
+        }
+        let is_wanted = |known: &Arc<str>| name.as_ref().is_none_or(|name| **name == **known);
+        let mut wanted = self.schedules.iter_mut().filter(|(known, _)| is_wanted(known));
+        if let Some((_, held)) = wanted.find(|(_, held)| held.is_changing()) {
+            held.waiting.push_back((command, message));
             return;
         }
-        let wanted =
-            self.schedules.iter().filter(|(known, _)| name.as_ref().is_none_or(|name| **name == ***known));
+        message.ack();
+        let wanted = self.schedules.iter().filter(|(known, _)| is_wanted(known));
         let entries: Vec<_> = wanted.map(|(_, held)| Answer::Entry(held.entry.clone())).collect();
         let last = if name.is_some() && entries.is_empty() { Answer::Missing } else { Answer::Done };
-        self.answer(command, entries, last);
+        self.answer(&command, entries, last);
     }
 
     /// Tells whoever has sent a command that it is carried out.

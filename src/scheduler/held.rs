@@ -11,7 +11,6 @@ use crate::schedule::Entry;
 use crate::schedule::What;
 use crate::tick::Tick;
 use crate::transport::Delivery;
-use crate::transport::Publish;
 
 /// One schedule.
 pub(super) struct Held {
@@ -36,7 +35,6 @@ pub(super) struct Held {
 /// An entry on its way to the ledger.
 pub(super) struct Pending {
     pub(super) next: Box<Entry>,
-    pub(super) publish: Publish,
     pub(super) sent: Instant,
     /// How often a queue has refused it.
     pub(super) refusals: u32,
@@ -90,8 +88,28 @@ impl Held {
         self.pending.as_ref().map_or(&self.entry, |pending| &pending.next)
     }
 
+    /// Its next entry and the tick it carries, if a queue has refused it.
+    pub(super) fn refused(&self) -> Option<(Box<Entry>, Option<Tick>)> {
+        let pending = self.pending.as_ref().filter(|pending| pending.refusals > 0)?;
+        Some((pending.next.clone(), pending.tick.clone()))
+    }
+
+    /// Whether a queue has refused it, and the ledger has not.
+    pub(super) fn is_refused(&self, entry: &Entry) -> bool {
+        self.refused().is_some() && entry.is_newer_than(&self.entry)
+    }
+
     pub(super) fn is_pending(&self) -> bool {
         self.pending.is_some()
+    }
+
+    /// Whether what somebody wants of it is on its way. Not while a queue is full: nobody knows how long that is.
+    pub(super) fn is_changing(&self) -> bool {
+        let is_change = |what: &What| what.schedule().is_some() && !matches!(what, What::Ended(..));
+        self.pending.as_ref().is_some_and(|pending| {
+            let mut wanted = pending.command.iter().chain(self.waiting.iter().map(|(command, _)| command));
+            pending.refusals == 0 && wanted.any(|command| is_change(&command.what))
+        })
     }
 
     /// Its next entry is sent.
@@ -99,7 +117,6 @@ impl Held {
         &mut self,
         next: Box<Entry>,
         tick: Option<Tick>,
-        publish: Publish,
         cause: Option<(Box<Command>, Delivery)>,
     ) {
         let mut settles = std::mem::take(&mut self.reports);
@@ -109,7 +126,6 @@ impl Held {
         });
         self.pending = Some(Pending {
             next,
-            publish,
             sent: Instant::now(),
             refusals: 0,
             echo: None,
@@ -156,9 +172,19 @@ impl Held {
 impl Pending {
     /// It has come back.
     pub(super) fn came_back(&mut self, message: Delivery) {
-        // Twice, if one of its queues refused it and it was sent again.
+        // Twice, if somebody has put it there by hand.
         if let Some(first) = self.echo.replace(message) {
             first.ack();
+        }
+    }
+
+    /// One of its queues has refused it: it is to be sent again, as another version. What the ledger has of it is not to stay:
+    /// whoever took over from us would take the tick for fired. And nothing of it is behind the one that stays.
+    pub(super) fn refuse(&mut self) {
+        self.refusals += 1;
+        self.next.state.version += 1;
+        if let Some(copy) = self.echo.take() {
+            copy.ack();
         }
     }
 

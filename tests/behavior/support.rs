@@ -3,15 +3,18 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
+use std::time::SystemTime;
 
 use serde::Deserialize;
 use serde::Serialize;
 use taskhare::Broker;
+use taskhare::Priority;
 use taskhare::Task;
 use taskhare::TaskContext;
 use taskhare::TaskError;
 use taskhare::TaskHandler;
 use taskhare::TaskId;
+use taskhare::Tick;
 use taskhare::async_trait;
 use taskhare::transport::Message;
 use taskhare::transport::Name;
@@ -44,6 +47,16 @@ pub struct Seen {
     pub attempt: u32,
     pub at: Duration,
     pub queue: String,
+    pub priority: Priority,
+    pub enqueued_at: SystemTime,
+    pub deadline: Option<SystemTime>,
+    pub tick: Option<Tick>,
+}
+
+impl Seen {
+    pub fn tick(&self) -> &Tick {
+        self.tick.as_ref().expect("the task of a tick")
+    }
 }
 
 /// Obeys, and writes down what it saw when it started.
@@ -64,7 +77,7 @@ impl Actor {
 
     /// Waits until `count` attempts have started.
     pub async fn wait_for(&self, count: usize) -> Vec<Seen> {
-        eventually("attempts start", async || self.seen().len() >= count).await;
+        eventually("attempts start", async || self.seen.lock().unwrap().len() >= count).await;
         self.seen()
     }
 }
@@ -79,6 +92,10 @@ impl TaskHandler for Actor {
             attempt: ctx.attempt(),
             at: self.started.elapsed(),
             queue: ctx.queue().to_owned(),
+            priority: ctx.priority(),
+            enqueued_at: ctx.enqueued_at(),
+            deadline: ctx.deadline(),
+            tick: ctx.tick().cloned(),
         };
         self.seen.lock().unwrap().push(seen);
         match task {

@@ -18,6 +18,7 @@ mod quarantine;
 #[allow(dead_code)]
 mod raw;
 mod reconnect;
+mod schedule;
 mod stream;
 mod subscribe;
 mod tasks;
