@@ -68,6 +68,8 @@ struct Inner {
     urgent_within: Duration,
     /// What this handle has declared.
     declared: Mutex<HashSet<Part>>,
+    /// Held by who declares a part for the first time.
+    declaring: tokio::sync::Mutex<()>,
 }
 
 /// A part of the topology, which a handle declares when it is first needed.
@@ -233,6 +235,11 @@ impl Broker {
 
     /// Declares a part, unless this handle has done so already.
     pub(crate) async fn declare(&self, part: Part) -> Result<()> {
+        if self.declared().contains(&part) {
+            return Ok(());
+        }
+        // One after the other: a thousand who need the same part at once are not to open a thousand channels.
+        let _turn = self.0.declaring.lock().await;
         if self.declared().contains(&part) { Ok(()) } else { self.restore(part).await }
     }
 
@@ -468,6 +475,7 @@ impl BrokerBuilder {
             max_payload: self.max_payload,
             urgent_within: self.urgent_within,
             declared: Mutex::default(),
+            declaring: tokio::sync::Mutex::default(),
         })))
     }
 }
