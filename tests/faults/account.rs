@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
 
+use crate::ticks::Ran;
 use crate::worker::TASKS;
 
 /// Of tasks by their numbers.
@@ -19,6 +20,10 @@ pub struct Account {
     pub attempts: Vec<Attempt>,
     /// How often each was started, of those that say so.
     started: HashMap<u32, usize>,
+    /// The ticks of schedules that were run, in the order in which we read of them.
+    pub ran: Vec<Ran>,
+    /// The schedulers that say they are active, the last to say so last.
+    pub active: Vec<u32>,
     /// What they logged, and their panics.
     pub log: Vec<String>,
 }
@@ -59,8 +64,14 @@ impl Account {
             self.attempts.push(Attempt::parse(number));
             return;
         }
+        if word == "ran" {
+            self.ran.push(Ran::parse(number));
+            return;
+        }
         let Ok(number) = number.parse() else { return };
         match word {
+            "active" => self.active.push(number),
+            "inactive" => self.active.retain(|process| *process != number),
             "confirmed" => drop(self.confirmed.insert(number)),
             "done" => *self.done.entry(number).or_default() += 1,
             "started" => *self.started.entry(number).or_default() += 1,

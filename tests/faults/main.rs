@@ -24,4 +24,6 @@ mod producer_dies;
 mod queue_is_new;
 mod retries;
 mod run;
+mod schedules;
+mod ticks;
 mod worker;

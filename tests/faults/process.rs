@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::account::Account;
+use crate::ticks::now;
 use crate::worker;
 
 /// How long a process may take to end once it has nothing to do; it ends itself before.
@@ -29,11 +30,23 @@ pub struct Process {
 impl Process {
     /// One of the roles in `worker`.
     pub fn start(role: &'static str, at_a_time: usize, url: &str, account: &watch::Sender<Account>) -> Self {
+        Self::start_told("", role, at_a_time, url, account)
+    }
+
+    /// As [`start`](Self::start), of a role that has to know more.
+    pub fn start_told(
+        plan: &str,
+        role: &'static str,
+        at_a_time: usize,
+        url: &str,
+        account: &watch::Sender<Account>,
+    ) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "worker::process", "--ignored", "--nocapture"])
             .env(worker::ROLE, role)
             .env(worker::URL, url)
             .env(worker::AT_A_TIME, at_a_time.to_string())
+            .env(worker::PLAN, plan)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -48,10 +61,33 @@ impl Process {
         Self { role, child, readers }
     }
 
-    /// Kills it: SIGKILL. Afterwards all it said is in the account.
-    pub async fn kill(mut self) {
-        self.child.kill().await.unwrap();
+    /// Kills it: SIGKILL. Afterwards all it said is in the account. Returns when that was, since the Unix epoch.
+    pub async fn kill(mut self) -> Duration {
+        self.child.start_kill().unwrap();
+        let killed = now();
+        self.child.wait().await.unwrap();
         self.read().await;
+        killed
+    }
+
+    /// What the system calls it.
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("it is not waited for yet")
+    }
+
+    /// It does nothing any more, and its connections stay open: SIGSTOP.
+    pub async fn freeze(&self) {
+        self.signal("-STOP").await;
+    }
+
+    /// It goes on where it was: SIGCONT.
+    pub async fn thaw(&self) {
+        self.signal("-CONT").await;
+    }
+
+    async fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").arg(signal).arg(self.id().to_string()).status().await.unwrap();
+        assert!(sent.success(), "kill {signal} ended with {sent}");
     }
 
     /// Asks it to shut down, and waits until it has ended well.

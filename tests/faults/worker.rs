@@ -15,21 +15,30 @@ use taskhare::Consumer;
 use taskhare::ConsumerBuilder;
 use taskhare::Producer;
 use taskhare::Replication;
+use taskhare::Scheduler;
 use taskhare::Task;
 use taskhare::TaskContext;
 use taskhare::TaskError;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::account::Attempt;
+use crate::ticks::Plan;
+use crate::ticks::Ran;
 
-/// `producer`, `consumer`, `retrier` (a consumer of [`Flaky`] tasks), `waiter` (one of [`Later`] ones), `victim` or
-/// `classic victim`.
+/// `producer`, `consumer`, `retrier` (a consumer of [`Flaky`] tasks), `waiter` (one of [`Later`] ones), `victim`,
+/// `classic victim`, `scheduler` or `ticker` (a consumer of [`Tock`] tasks).
 pub const ROLE: &str = "TASKHARE_FAULTS_ROLE";
 /// The broker.
 pub const URL: &str = "TASKHARE_FAULTS_URL";
 /// How many tasks the producer has on their way at a time, or the consumer runs at a time.
 pub const AT_A_TIME: &str = "TASKHARE_FAULTS_AT_A_TIME";
+
+/// What a scheduler has to know: a [`Plan`].
+pub const PLAN: &str = "TASKHARE_FAULTS_PLAN";
+/// `debug`, to have more in the log.
+const LOG: &str = "TASKHARE_FAULTS_LOG";
 
 /// How many tasks there are, numbered from 0.
 pub const TASKS: u32 = 20_000;
@@ -45,6 +54,9 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
 
 /// What a long task takes.
 pub const LONG: Duration = Duration::from_secs(12);
+
+/// Of the connections of schedulers.
+const HEARTBEAT: Duration = Duration::from_secs(2);
 
 /// What a task takes, at both ends.
 const WORK: Duration = Duration::from_millis(1);
@@ -78,12 +90,16 @@ impl Task for Flaky {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn process() {
     let (Ok(role), Ok(url)) = (std::env::var(ROLE), std::env::var(URL)) else { return };
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
+    let level = if std::env::var(LOG).is_ok() { LevelFilter::DEBUG } else { LevelFilter::INFO };
+    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false).init();
     // Ends the line that libtest has begun.
     say("");
     let mut broker = Broker::builder().url(&url);
     if role == "classic victim" {
         broker = broker.replication(Replication::Classic);
+    }
+    if role == "scheduler" {
+        broker = broker.heartbeat(HEARTBEAT).app_name(&scheduler_name(std::process::id()));
     }
     let broker = broker.connect().await.unwrap();
     let at_a_time = std::env::var(AT_A_TIME).unwrap().parse().unwrap();
@@ -92,6 +108,8 @@ async fn process() {
         "retrier" => retry(&broker, at_a_time).await,
         "digger" => dig(&broker, at_a_time).await,
         "waiter" => wait(&broker, at_a_time).await,
+        "scheduler" => schedule(&broker, &Plan::parse(&std::env::var(PLAN).unwrap())).await,
+        "ticker" => tick(&broker, at_a_time).await,
         "victim" | "classic victim" => fall_victim(&broker, at_a_time).await,
         _ => consume(&broker, at_a_time).await,
     }
@@ -152,6 +170,50 @@ async fn wait(broker: &Broker, at_a_time: usize) {
         say_attempt(task.number, &ctx);
         Ok(())
     });
+    run(builder, at_a_time).await;
+}
+
+/// A tick of a schedule.
+#[derive(Serialize, Deserialize)]
+pub struct Tock;
+
+impl Task for Tock {
+    const NAME: &'static str = "tock";
+    type Output = ();
+}
+
+/// What a scheduler calls itself, before the broker.
+pub fn scheduler_name(process: u32) -> String {
+    format!("scheduler-{process}")
+}
+
+/// Declares the schedules of a plan, fires their ticks while it is the active one, and says when it is.
+async fn schedule(broker: &Broker, plan: &Plan) {
+    let mut builder = Scheduler::builder(broker).misfire_after(plan.misfire_after);
+    for schedule in plan.schedules() {
+        builder = builder.schedule(schedule);
+    }
+    let scheduler = builder.start().await.unwrap();
+    let (parent, mut was_active) = (parent(), false);
+    while !parent.is_cancelled() {
+        let is_active = scheduler.is_active();
+        if is_active != was_active {
+            say(&format!("{} {}", if is_active { "active" } else { "inactive" }, std::process::id()));
+            was_active = is_active;
+        }
+        tokio::time::sleep(WORK).await;
+    }
+    scheduler.shutdown().await;
+}
+
+/// Says which ticks it runs.
+async fn tick(broker: &Broker, at_a_time: usize) {
+    let builder = Consumer::builder(broker)
+        .handler_fn(|_: Tock, ctx| async move {
+            say(&format!("ran {}", Ran::now(&ctx)));
+            Ok(())
+        })
+        .prefetch(PREFETCH);
     run(builder, at_a_time).await;
 }
 
