@@ -96,9 +96,11 @@ async fn bench(settings: Settings) {
         idle(lab, settings.idle).await;
     }
     for count in settings.busy {
-        busy(lab, "spread", count).await;
+        busy(lab, "spread", count, 0).await;
     }
-    busy(lab, "at-once", 2_000).await;
+    busy(lab, "at-once", 2_000, 0).await;
+    busy(lab, "spread", 500, 0).await;
+    busy(lab, "spread", 500, settings.schedules).await;
 }
 
 // ---- the schedules ----
@@ -117,13 +119,14 @@ fn schedules(kind: &str, count: usize) -> Vec<Schedule> {
             "spread" => Cadence::every(Duration::from_secs(1)),
             _ => Cadence::cron("* * * * * *"),
         };
-        Schedule::new(&format!("schedule-{index}"), cadence, note())
+        Schedule::new(&format!("{kind}-{index}"), cadence, note())
     };
     (0..count).map(one).collect()
 }
 
 /// A process with a scheduler: declares, tells when it is active, and stops when its input ends.
 async fn worker(url: String, kind: String, count: usize) {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::WARN).init();
     let broker = Broker::connect(&url).await.unwrap();
     let started = Instant::now();
     let builder = Scheduler::builder(&broker);
@@ -132,7 +135,7 @@ async fn worker(url: String, kind: String, count: usize) {
     let scheduler = scheduler.start().await.unwrap();
     println!("declared {}", started.elapsed().as_secs_f64());
     while !scheduler.is_active() {
-        sleep(Duration::from_millis(1)).await;
+        sleep(Duration::from_millis(2)).await;
     }
     println!("active {}", started.elapsed().as_secs_f64());
     let end = tokio::task::spawn_blocking(|| std::io::stdin().read(&mut [0]));
@@ -347,14 +350,22 @@ async fn idle(lab: &TestBroker, seconds: u64) {
     show("messages published to the ledger", (after.3 - before.3) / minutes);
 }
 
-async fn busy(lab: &TestBroker, kind: &str, count: usize) {
+/// `count` schedules, beside others of which none is due.
+async fn busy(lab: &TestBroker, kind: &str, count: usize, beside: usize) {
     let node = node(lab).await;
     let (broker, url) = connect(lab).await;
+    if beside > 0 {
+        let mut others = Worker::spawn(&url, "daily", beside);
+        others.hears("declared").await;
+        others.hears("active").await;
+        while broker.schedules().within(LONG).list().await.unwrap().len() < beside {}
+        others.stop().await;
+    }
     let (consumer, mut ticks) = consume(&broker).await;
     let mut worker = Worker::spawn(&url, kind, count);
     worker.hears("declared").await;
     worker.hears("active").await;
-    while broker.schedules().within(LONG).list().await.unwrap().len() < count {}
+    while broker.schedules().within(LONG).list().await.unwrap().len() < count + beside {}
     sleep(Duration::from_secs(3)).await;
     let all = || [cpu(worker.pid()), cpu(std::process::id()), node.map(cpu).unwrap_or_default()];
     let (before, begun) = (all(), SystemTime::now());
@@ -371,7 +382,7 @@ async fn busy(lab: &TestBroker, kind: &str, count: usize) {
     late.sort_by(f64::total_cmp);
     let at =
         |part: f64| late.get(((late.len().max(1) - 1) as f64 * part) as usize).copied().unwrap_or(f64::NAN);
-    println!("\n{count} schedules, each once a second, {kind}");
+    println!("\n{count} schedules, each once a second, {kind}, beside {beside} of which none is due");
     println!("  fired of planned  {} of {}", late.len(), count * WINDOW.as_secs() as usize);
     println!("  started a second  {:.0}", started as f64 / since(begun, end));
     println!("  late, ms          p50 {:.1}  p99 {:.1}  max {:.1}", at(0.5), at(0.99), at(1.0));
