@@ -23,6 +23,8 @@ mod queues;
 use std::fmt;
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
+use futures_util::stream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -46,6 +48,8 @@ use load::load;
 
 /// How long a declaration may take.
 const DECLARE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How many declarations are on their way at a time.
+const DECLARATIONS: usize = 128;
 /// How long a shutdown waits for what is on its way.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait for the broker to report a tick in doubt: longer than it takes to start anew.
@@ -183,10 +187,12 @@ impl SchedulerBuilder {
         let checked = schedules.into_iter().map(|schedule| Definition::check(schedule, max_payload));
         let definitions: Vec<Definition> = checked.collect::<Result<_>>()?;
         broker.declare(Part::Schedules).await?;
-        for definition in definitions {
+        let declarations = stream::iter(definitions.into_iter().map(Ok));
+        let declare = async |definition| {
             let command = Command::new(What::Declare(Box::new(definition)), broker.clock().now());
-            schedules::tell(&broker, command, DECLARE_TIMEOUT).await?;
-        }
+            schedules::tell(&broker, command, DECLARE_TIMEOUT).await
+        };
+        declarations.try_for_each_concurrent(DECLARATIONS, declare).await?;
         let shutdown = CancellationToken::new();
         let (active, is_active) = watch::channel(false);
         let candidate = Candidate { broker, settings, active, shutdown: shutdown.clone() };
