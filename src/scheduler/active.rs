@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +68,8 @@ pub(super) struct Active<'a> {
     due: BTreeSet<(Duration, Arc<str>)>,
     /// When to store which entry anew.
     refresh: BTreeSet<(Instant, Arc<str>)>,
+    /// Commands that wait until fewer publishes are without a confirm, in their order.
+    backlog: VecDeque<(Box<Command>, Delivery)>,
     /// How much was written when all were last looked at.
     written: u64,
     /// Fires nothing any more.
@@ -92,6 +95,7 @@ impl<'a> Active<'a> {
             unreadable: Vec::new(),
             due: BTreeSet::new(),
             refresh: BTreeSet::new(),
+            backlog: loaded.commands.into(),
             written: 0,
             is_leaving: false,
             thawed: None,
@@ -103,15 +107,13 @@ impl<'a> Active<'a> {
         for (name, (entry, message)) in loaded.entries {
             active.adopt(&name, entry, message);
         }
-        for (command, message) in loaded.commands {
-            active.carry_out(command, message).await;
-        }
         active
     }
 
     /// Works until it is told to stop, or is not active any more.
     pub(super) async fn run(&mut self, shutdown: &CancellationToken) -> End {
         loop {
+            self.work_off().await;
             let (wake, turn) = (self.act(), Instant::now());
             tokio::select! {
                 biased;
@@ -197,6 +199,15 @@ impl<'a> Active<'a> {
             return wake;
         }
         wake.min(renew)
+    }
+
+    /// Carries out commands, not so many at a time that ticks would have to wait.
+    async fn work_off(&mut self) {
+        while self.ledger.unconfirmed() < WINDOW / 2
+            && let Some((command, message)) = self.backlog.pop_front()
+        {
+            self.carry_out(command, message).await;
+        }
     }
 
     fn fire_due(&mut self, now: Duration) {
@@ -292,7 +303,7 @@ impl<'a> Active<'a> {
         match event {
             Event::Marked | Event::Delivered(Record::Marker(_), _) => Ok(()),
             Event::Delivered(Record::Command(command), message) => {
-                self.carry_out(command, message).await;
+                self.backlog.push_back((command, message));
                 Ok(())
             }
             Event::Delivered(Record::Entry(entry), message) => {
