@@ -54,9 +54,12 @@ impl Process {
             .spawn()
             .unwrap();
         let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let id = child.id().unwrap_or_default();
         let readers = [
             each_line(out, account.clone(), |account, line| account.enter(&line)),
-            each_line(err, account.clone(), move |account, line| account.log.push(format!("{role}: {line}"))),
+            each_line(err, account.clone(), move |account, line| {
+                account.log.push(format!("{role} {id}: {line}"))
+            }),
         ];
         Self { role, child, readers }
     }

@@ -129,10 +129,11 @@ impl<'a> Crew<'a> {
     async fn finish(mut self, expected: impl Fn(&Plan, &[Ran]) -> bool) -> Vec<Ran> {
         self.until_time(self.plan.ends).await;
         self.until("all ticks were run", |account| expected(&self.plan, &account.ran)).await;
+        // One message for each, those included that the active scheduler has, and no more.
+        self.until_left("taskhare.schedules", self.plan.schedules().len() as u64).await;
         self.shut_down_schedulers().await;
-        let schedules = self.plan.schedules().len() as u64;
-        self.until_left("taskhare.schedules", schedules).await;
         self.until_left("taskhare.default.normal", 0).await;
+        self.print_log();
         self.ticker.shut_down().await;
         let account = self.account.borrow();
         assert!(!account.panicked(), "{:?}", account.log);
@@ -141,7 +142,7 @@ impl<'a> Crew<'a> {
         ran
     }
 
-    /// Until `queue` holds so many messages. The ledger: one for each schedule, when nobody is active.
+    /// Until `queue` holds so many messages.
     async fn until_left(&self, queue: &str, count: u64) {
         let started = Instant::now();
         loop {
