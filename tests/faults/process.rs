@@ -58,7 +58,7 @@ impl Process {
         let readers = [
             each_line(out, account.clone(), |account, line| account.enter(&line)),
             each_line(err, account.clone(), move |account, line| {
-                account.log.push(format!("{role} {id}: {line}"))
+                account.log.push(format!("{role} {id}: {line}"));
             }),
         ];
         Self { role, child, readers }
