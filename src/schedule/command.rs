@@ -9,6 +9,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::Definition;
+use super::Doubt;
 use super::Entry;
 use super::definition::whole;
 use super::entry::declaration;
@@ -19,7 +20,6 @@ use crate::message::Headers;
 use crate::message::Message;
 use crate::message::Value;
 use crate::task::TaskId;
-use crate::tick::Tick;
 
 const PREFIX: &str = "taskhare.schedule.";
 const PAUSE: &str = "pause";
@@ -67,8 +67,8 @@ pub(crate) enum What {
     Remove(String),
     /// Nothing: a tick of it has ended.
     Ended(String, u64),
-    /// Nothing: it is not known whether that tick's task is in its lane. With the command that made the schedule.
-    Doubt(Tick, TaskId),
+    /// Nothing: it is not known whether the task of a tick is in its lane.
+    Doubt(Box<Doubt>),
     /// Nothing: to be told of it, or of all.
     List(Option<String>),
 }
@@ -83,7 +83,7 @@ impl What {
             | Self::Trigger(name)
             | Self::Remove(name)
             | Self::Ended(name, _) => Some(name),
-            Self::Doubt(tick, _) => Some(&tick.schedule),
+            Self::Doubt(doubt) => Some(&doubt.tick.schedule),
             Self::List(_) => None,
         }
     }
@@ -118,7 +118,8 @@ impl fmt::Display for What {
             (Self::Ended(name, sequence), _) => {
                 write!(f, "report the end of tick {sequence} of schedule {name:?}")
             }
-            (Self::Doubt(tick, _), _) => {
+            (Self::Doubt(doubt), _) => {
+                let tick = &doubt.tick;
                 write!(f, "report that tick {} of schedule {:?} is in doubt", tick.sequence, tick.schedule)
             }
             (Self::List(Some(name)), _) => write!(f, "ask about schedule {name:?}"),
@@ -157,11 +158,7 @@ impl Command {
                 table.insert("name", name.as_str());
                 table.insert("sequence", i64::try_from(*sequence).unwrap_or(i64::MAX));
             }
-            What::Doubt(tick, origin) => {
-                table.insert("name", tick.schedule.as_str());
-                table.insert("tick", tick.to_value());
-                table.insert("origin", origin.to_string());
-            }
+            What::Doubt(doubt) => doubt.write(&mut table),
             What::List(name) => {
                 if let Some(name) = name {
                     table.insert("name", name.as_str());
@@ -228,11 +225,7 @@ impl Record {
                 let sequence = table.get("sequence").and_then(Value::as_int);
                 What::Ended(name, sequence.and_then(|n| n.try_into().ok()).ok_or("no sequence")?)
             }
-            (DOUBT, _) => {
-                let tick = table.get("tick").and_then(Tick::from_value).ok_or("no tick")?;
-                let origin = table.get("origin").and_then(Value::as_text);
-                What::Doubt(tick, origin.and_then(|id| id.parse().ok()).ok_or("no origin")?)
-            }
+            (DOUBT, _) => What::Doubt(Box::new(Doubt::read(&table)?)),
             _ => return Err(format!("type {kind:?}, or the name of a schedule is missing")),
         };
         let at = id.time().unwrap_or(Duration::from_secs(message.timestamp.unwrap_or_default()));
@@ -322,7 +315,7 @@ mod tests {
             What::Remove(name()),
             What::Ended(name(), 0),
             What::Ended(name(), i64::MAX as u64),
-            What::Doubt(tick, TaskId::from_u128(7)),
+            What::Doubt(Box::new(Doubt { tick, origin: TaskId::from_u128(7), tenure: 8 })),
             What::List(None),
             What::List(Some(name())),
             What::List(Some(String::new())),

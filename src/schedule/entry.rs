@@ -11,6 +11,7 @@
 //! | `origin` | the id of the command that made it |
 //! | `anchor`, `passed` | from when an interval counts; up to when ticks are dealt with |
 //! | `sequence`, `planned`, `fired` | how many ticks there were; of the last, when it was planned and fired |
+//! | `fired-by` | the tenure that has fired the last tick, and the first it has fired since another one did |
 //! | `paused` | absent: it is not |
 //! | `running` | the ticks that have not ended: sequence and since when, in turns |
 //! | `recent` | the last commands that changed it |
@@ -24,6 +25,7 @@ use super::Definition;
 use super::Misfire;
 use super::Overlap;
 use super::State;
+use super::state::FiredBy;
 use super::state::LastTick;
 use super::state::Running;
 use crate::envelope;
@@ -169,6 +171,9 @@ fn write_state(table: &mut Headers, state: &State) {
         table.insert("planned", last.planned);
         table.insert("fired", last.fired);
     }
+    if let Some(by) = state.fired_by {
+        table.insert("fired-by", Value::List(vec![number(by.tenure).into(), number(by.since).into()]));
+    }
     if state.is_paused {
         table.insert("paused", true);
     }
@@ -191,11 +196,17 @@ fn read_state(table: &Headers) -> Result<State, String> {
         passed: time("passed")?,
         sequence: required(table, "sequence", unsigned)?,
         last: planned.zip(fired).map(|(planned, fired)| LastTick { planned, fired }),
+        fired_by: optional(table, "fired-by", fired_by)?,
         is_paused: optional(table, "paused", truth)?.unwrap_or_default(),
         running: optional(table, "running", running)?.unwrap_or_default(),
         recent: required(table, "recent", |value| list(value)?.iter().map(unsigned).collect())?,
         free_since: Duration::ZERO,
     })
+}
+
+fn fired_by(value: &Value) -> Option<FiredBy> {
+    let [tenure, since] = list(value)? else { return None };
+    Some(FiredBy { tenure: unsigned(tenure)?, since: unsigned(since)? })
 }
 
 fn running(value: &Value) -> Option<Vec<Running>> {
@@ -265,6 +276,7 @@ pub(super) mod tests {
             let mut entry = new(definition);
             entry.state.fire(&entry.definition, NOW, NOW, NOW);
             entry.state.trigger(&entry.definition, NOW);
+            entry.state.fired_by(7);
             entry
         });
         let paused = samples().into_iter().map(|definition| {

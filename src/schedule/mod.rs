@@ -10,6 +10,7 @@
 
 mod command;
 mod definition;
+mod doubt;
 mod entry;
 mod plan;
 mod state;
@@ -31,6 +32,7 @@ pub(crate) use command::Command;
 pub(crate) use command::Record;
 pub(crate) use command::What;
 pub(crate) use definition::Definition;
+pub(crate) use doubt::Doubt;
 pub(crate) use entry::Entry;
 pub(crate) use plan::Move;
 pub(crate) use plan::Why;

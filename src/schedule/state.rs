@@ -30,6 +30,8 @@ pub(crate) struct State {
     /// How many ticks were fired.
     pub(crate) sequence: u64,
     pub(crate) last: Option<LastTick>,
+    /// Who has fired it.
+    pub(crate) fired_by: Option<FiredBy>,
     pub(crate) is_paused: bool,
     /// The ticks whose end is awaited.
     pub(crate) running: Vec<Running>,
@@ -37,6 +39,13 @@ pub(crate) struct State {
     pub(crate) recent: Vec<u64>,
     /// When a tick last ended, as far as this process knows.
     pub(crate) free_since: Duration,
+}
+
+/// From which tick on a tenure has fired all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FiredBy {
+    pub(crate) tenure: u64,
+    pub(crate) since: u64,
 }
 
 /// The tick that a schedule fired last: see [`ScheduleStatus::last_tick`](crate::ScheduleStatus::last_tick).
@@ -88,6 +97,7 @@ impl State {
             passed: if definition.cadence.is_single() { Duration::ZERO } else { declared },
             sequence: 0,
             last: None,
+            fired_by: None,
             is_paused: false,
             running: Vec::new(),
             recent: vec![short(command)],
@@ -105,6 +115,13 @@ impl State {
     ) -> Tick {
         self.passed = whole(passed);
         self.tick(definition, planned, false, whole(now))
+    }
+
+    /// The last tick was fired in that tenure.
+    pub(crate) fn fired_by(&mut self, tenure: u64) {
+        if self.fired_by.is_none_or(|by| by.tenure != tenure) {
+            self.fired_by = Some(FiredBy { tenure, since: self.sequence });
+        }
     }
 
     /// Deals with what is planned up to `passed` without firing it.

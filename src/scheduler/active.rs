@@ -60,6 +60,8 @@ pub(super) struct Active<'a> {
     pub(super) broker: &'a Broker,
     pub(super) settings: &'a Settings,
     pub(super) ledger: Ledger,
+    /// Tells what we have fired from what others have. Positive, as headers count.
+    tenure: u64,
     pub(super) queues: Queues,
     pub(super) schedules: HashMap<Arc<str>, Held>,
     /// Entries that this release does not understand: to give them back is to get them again at once.
@@ -90,6 +92,7 @@ impl<'a> Active<'a> {
             broker,
             settings,
             ledger,
+            tenure: fastrand::u64(..) >> 1,
             queues: Queues::new(broker),
             schedules: HashMap::with_capacity(loaded.entries.len()),
             unreadable: Vec::new(),
@@ -151,7 +154,8 @@ impl<'a> Active<'a> {
         if self.ledger.is_orderly() || was_frozen {
             return Vec::new();
         }
-        self.schedules.values_mut().filter_map(|held| held.pending()?.doubt()).collect()
+        let tenure = self.tenure;
+        self.schedules.values_mut().filter_map(|held| held.pending()?.doubt(tenure)).collect()
     }
 
     /// Waits, for a while, for what is on its way, and hands over.
@@ -283,6 +287,9 @@ impl<'a> Active<'a> {
             self.refresh.remove(&(at, name.clone()));
         }
         next.state.version += 1;
+        if tick.is_some() {
+            next.state.fired_by(self.tenure);
+        }
         held.send(next.clone(), tick.clone(), cause);
         self.send(name, &next, tick, self.broker.clock().now());
     }

@@ -84,10 +84,9 @@ impl Active<'_> {
                 }
                 return;
             }
-            What::Doubt(tick, origin) => {
-                let state = &held.entry.state;
-                if state.origin != *origin || state.sequence < tick.sequence {
-                    // It is still to be fired, or of an earlier schedule.
+            What::Doubt(doubt) => {
+                let tick = &doubt.tick;
+                if !doubt.holds(&held.entry.state) {
                     return message.ack();
                 }
                 tracing::warn!(schedule = %name, sequence = tick.sequence, "it is not known whether this tick was fired: its task is enqueued once more");

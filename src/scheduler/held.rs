@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use crate::cadence::Times;
 use crate::schedule::Command;
+use crate::schedule::Doubt;
 use crate::schedule::Entry;
 use crate::schedule::What;
 use crate::tick::Tick;
@@ -199,8 +200,9 @@ impl Pending {
     }
 
     /// The tick whose task may be in its lane or not.
-    pub(super) fn doubt(&self) -> Option<What> {
+    pub(super) fn doubt(&self, tenure: u64) -> Option<What> {
         let tick = self.tick.as_ref().filter(|_| self.confirm != Confirm::Stored)?;
-        Some(What::Doubt(tick.clone(), self.next.state.origin))
+        let (tick, origin) = (tick.clone(), self.next.state.origin);
+        Some(What::Doubt(Box::new(Doubt { tick, origin, tenure })))
     }
 }
