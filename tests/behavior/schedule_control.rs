@@ -145,7 +145,7 @@ async fn a_paused_schedule_can_be_triggered_and_stays_paused() {
     assert_eq!(sequences(&actor.wait_for(2).await), [1, 2]);
     tokio::time::sleep(MINUTE).await;
     assert_eq!(actor.seen().len(), 2);
-    let status = status(&broker).await;
+    let status = status(broker).await;
     assert_eq!((status.is_paused(), status.ticks()), (true, 2));
 }
 
@@ -160,7 +160,7 @@ async fn a_removed_schedule_that_is_declared_again_is_another() {
     assert!(schedules.list().await.unwrap().is_empty());
     tokio::time::sleep(MINUTE).await;
     assert_eq!(actor.seen().len(), 2);
-    let _other = start(&broker, sweep()).await;
+    let _other = start(broker, sweep()).await;
     let seen = actor.wait_for(4).await;
     assert_eq!(sequences(&seen), [1, 2, 1, 2]);
     let mut ids: Vec<_> = seen.iter().map(|seen| seen.id).collect();
@@ -185,7 +185,7 @@ async fn a_removed_schedule_is_gone_for_the_next_scheduler_too() {
 async fn schedules_are_listed_by_name_with_their_next_tick_and_their_last() {
     let setup = setup().await;
     let Setup { broker, actor, .. } = &setup;
-    let producer = Producer::builder(&broker).build().await.unwrap();
+    let producer = Producer::builder(broker).build().await.unwrap();
     let yearly = Cadence::cron("@yearly").zone("Asia/Tokyo");
     producer.schedule("yearly", yearly.clone(), Act::Fail).queue("reports").await.unwrap();
     producer.schedule("a", 3 * MINUTE, Act::Succeed).overlap(Overlap::Skip).await.unwrap();
@@ -252,7 +252,7 @@ async fn a_change_that_no_scheduler_answers_is_made_once_one_runs() {
 async fn to_declare_the_same_again_changes_nothing() {
     let setup = setup().await;
     let Setup { broker, actor, .. } = &setup;
-    let producer = Producer::builder(&broker).build().await.unwrap();
+    let producer = Producer::builder(broker).build().await.unwrap();
     for count in 1..10 {
         actor.wait_for(count).await;
         tokio::time::sleep(5 * SECOND).await;
@@ -269,7 +269,7 @@ async fn to_declare_the_same_again_changes_nothing() {
 async fn an_edit_of_what_is_enqueued_keeps_the_grid_and_the_count() {
     let setup = setup().await;
     let Setup { broker, actor, .. } = &setup;
-    let producer = Producer::builder(&broker).build().await.unwrap();
+    let producer = Producer::builder(broker).build().await.unwrap();
     actor.wait_for(2).await;
     tokio::time::sleep(7 * SECOND).await;
     let policy = RetryPolicy::fixed(SECOND);
@@ -283,7 +283,7 @@ async fn an_edit_of_what_is_enqueued_keeps_the_grid_and_the_count() {
 async fn an_edit_of_the_cadence_counts_from_then() {
     let setup = setup().await;
     let Setup { broker, actor, .. } = &setup;
-    let producer = Producer::builder(&broker).build().await.unwrap();
+    let producer = Producer::builder(broker).build().await.unwrap();
     let before = actor.wait_for(2).await;
     tokio::time::sleep(7 * SECOND).await;
     let edited = actor.clone();
@@ -299,7 +299,7 @@ async fn an_edit_of_the_cadence_counts_from_then() {
 async fn a_limit_that_is_lifted_counts_from_then() {
     let setup = setup().await;
     let Setup { broker, actor, .. } = &setup;
-    let producer = Producer::builder(&broker).build().await.unwrap();
+    let producer = Producer::builder(broker).build().await.unwrap();
     let declare = async |limit| {
         producer.schedule("sweep", 10 * SECOND, Act::Succeed).limit(limit).await.unwrap();
     };
@@ -315,14 +315,14 @@ async fn a_limit_that_is_lifted_counts_from_then() {
 async fn of_two_definitions_the_last_wins() {
     let setup = setup().await;
     let Setup { broker, actor, .. } = &setup;
-    let producer = Producer::builder(&broker).build().await.unwrap();
+    let producer = Producer::builder(broker).build().await.unwrap();
     for seconds in [7, 3, 9, 5] {
         producer.schedule("sweep", seconds * SECOND, Act::Succeed).await.unwrap();
     }
     let seen = actor.wait_for(4).await;
     assert_eq!(sequences(&seen), [1, 2, 3, 4]);
     assert!(gaps(&seen).iter().all(|gap| *gap == 5 * SECOND), "{seen:?}");
-    assert_eq!(status(&broker).await.cadence(), &Cadence::every(5 * SECOND));
+    assert_eq!(status(broker).await.cadence(), &Cadence::every(5 * SECOND));
 }
 
 async fn publish(broker: &Broker, message: Message) {
@@ -352,7 +352,7 @@ async fn what_is_nothing_of_a_schedulers_is_set_aside_and_disturbs_nothing() {
     ];
     let count = strange.len();
     for message in strange {
-        publish(&broker, message).await;
+        publish(broker, message).await;
     }
     let letters = async || broker.undeliverable().list(100).await.unwrap();
     eventually("they are set aside", async || letters().await.len() == count).await;
