@@ -19,14 +19,13 @@ pub(crate) struct Doubt {
 impl Doubt {
     /// Whether it may be that the ledger has the tick and its lane has not, given the newest entry.
     ///
-    /// Not if the ledger does not have it either: then it is still to be fired. And not if a later tenure has fired it: it
+    /// Not if the ledger does not have it either: then it is still to be fired. And not if another tenure has fired it: it
     /// would not have, had the ledger had it.
     pub(crate) fn holds(&self, state: &State) -> bool {
         let Self { tick, origin, tenure } = self;
         let is_stored = state.origin == *origin && state.sequence >= tick.sequence;
-        let was_fired_anew =
-            state.fired_by.is_some_and(|by| by.tenure != *tenure && by.since <= tick.sequence);
-        is_stored && !was_fired_anew
+        let fired_by = state.fired_by.iter().rfind(|by| by.since <= tick.sequence);
+        is_stored && fired_by.is_none_or(|by| by.tenure == *tenure)
     }
 
     pub(super) fn write(&self, table: &mut Headers) {
@@ -67,6 +66,10 @@ mod tests {
             (vec![(OURS, 2), (THEIRS, 1)], false),
             (vec![(OURS, 2), (THEIRS, 4)], false),
             (vec![(OURS, 1), (THEIRS, 1), (OURS, 1)], true),
+            (vec![(OURS, 2), (THEIRS, 2), (3, 1), (4, 1)], false),
+            (vec![(OURS, 3), (THEIRS, 2), (3, 1), (4, 1)], true),
+            // Nobody knows any more.
+            (vec![(OURS, 2), (THEIRS, 2), (3, 1), (4, 1), (5, 1), (6, 1)], true),
         ] {
             let mut entry = entries().remove(0);
             let (definition, state) = (&entry.definition, &mut entry.state);

@@ -11,7 +11,7 @@
 //! | `origin` | the id of the command that made it |
 //! | `anchor`, `passed` | from when an interval counts; up to when ticks are dealt with |
 //! | `sequence`, `planned`, `fired` | how many ticks there were; of the last, when it was planned and fired |
-//! | `fired-by` | the tenure that has fired the last tick, and the first it has fired since another one did |
+//! | `fired-by` | the last tenures that have fired ticks, and the first tick of each, in turns |
 //! | `paused` | absent: it is not |
 //! | `running` | the ticks that have not ended: sequence and since when, in turns |
 //! | `recent` | the last commands that changed it |
@@ -171,8 +171,9 @@ fn write_state(table: &mut Headers, state: &State) {
         table.insert("planned", last.planned);
         table.insert("fired", last.fired);
     }
-    if let Some(by) = state.fired_by {
-        table.insert("fired-by", Value::List(vec![number(by.tenure).into(), number(by.since).into()]));
+    if !state.fired_by.is_empty() {
+        let pairs = state.fired_by.iter().flat_map(|by| [number(by.tenure).into(), number(by.since).into()]);
+        table.insert("fired-by", Value::List(pairs.collect()));
     }
     if state.is_paused {
         table.insert("paused", true);
@@ -196,7 +197,7 @@ fn read_state(table: &Headers) -> Result<State, String> {
         passed: time("passed")?,
         sequence: required(table, "sequence", unsigned)?,
         last: planned.zip(fired).map(|(planned, fired)| LastTick { planned, fired }),
-        fired_by: optional(table, "fired-by", fired_by)?,
+        fired_by: optional(table, "fired-by", fired_by)?.unwrap_or_default(),
         is_paused: optional(table, "paused", truth)?.unwrap_or_default(),
         running: optional(table, "running", running)?.unwrap_or_default(),
         recent: required(table, "recent", |value| list(value)?.iter().map(unsigned).collect())?,
@@ -204,9 +205,12 @@ fn read_state(table: &Headers) -> Result<State, String> {
     })
 }
 
-fn fired_by(value: &Value) -> Option<FiredBy> {
-    let [tenure, since] = list(value)? else { return None };
-    Some(FiredBy { tenure: unsigned(tenure)?, since: unsigned(since)? })
+fn fired_by(value: &Value) -> Option<Vec<FiredBy>> {
+    let tenures = list(value)?.chunks(2).map(|pair| match pair {
+        [tenure, since] => Some(FiredBy { tenure: unsigned(tenure)?, since: unsigned(since)? }),
+        _ => None,
+    });
+    tenures.collect()
 }
 
 fn running(value: &Value) -> Option<Vec<Running>> {

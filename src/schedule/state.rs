@@ -12,6 +12,8 @@ use crate::tick::Tick;
 /// How many of the last commands an entry remembers: more than can be on their way between a scheduler and its
 /// successor.
 const REMEMBERED: usize = 8;
+/// How many tenures it remembers: more than there are while a link is cut and somebody waits to tell of a doubt.
+const TENURES: usize = 4;
 /// How many ticks are followed to their end at most. More than one only if somebody triggers them.
 const MOST_RUNNING: usize = 16;
 
@@ -30,8 +32,8 @@ pub(crate) struct State {
     /// How many ticks were fired.
     pub(crate) sequence: u64,
     pub(crate) last: Option<LastTick>,
-    /// Who has fired it.
-    pub(crate) fired_by: Option<FiredBy>,
+    /// Who has fired the last ones, in turn.
+    pub(crate) fired_by: Vec<FiredBy>,
     pub(crate) is_paused: bool,
     /// The ticks whose end is awaited.
     pub(crate) running: Vec<Running>,
@@ -97,7 +99,7 @@ impl State {
             passed: if definition.cadence.is_single() { Duration::ZERO } else { declared },
             sequence: 0,
             last: None,
-            fired_by: None,
+            fired_by: Vec::new(),
             is_paused: false,
             running: Vec::new(),
             recent: vec![short(command)],
@@ -119,8 +121,10 @@ impl State {
 
     /// The last tick was fired in that tenure.
     pub(crate) fn fired_by(&mut self, tenure: u64) {
-        if self.fired_by.is_none_or(|by| by.tenure != tenure) {
-            self.fired_by = Some(FiredBy { tenure, since: self.sequence });
+        if self.fired_by.last().is_none_or(|by| by.tenure != tenure) {
+            let excess = (self.fired_by.len() + 1).saturating_sub(TENURES);
+            self.fired_by.drain(..excess);
+            self.fired_by.push(FiredBy { tenure, since: self.sequence });
         }
     }
 
