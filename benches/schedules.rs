@@ -89,7 +89,7 @@ async fn main() {
 async fn bench(settings: Settings) {
     let lab = TestBroker::shared().await.unwrap();
     println!("RabbitMQ {}, quorum queues", lab.management().version().await.unwrap());
-    if settings.schedules > 0 {
+    if settings.rounds > 0 {
         many(lab, settings.schedules, settings.rounds).await;
     }
     if settings.idle > 0 {
