@@ -89,7 +89,7 @@ async fn main() {
 async fn bench(settings: Settings) {
     let lab = TestBroker::shared().await.unwrap();
     println!("RabbitMQ {}, quorum queues", lab.management().version().await.unwrap());
-    if settings.schedules > 0 {
+    if settings.rounds > 0 {
         many(lab, settings.schedules, settings.rounds).await;
     }
     if settings.idle > 0 {
@@ -108,7 +108,8 @@ async fn bench(settings: Settings) {
 /// `count` schedules: none of which is due for an hour (`daily`), each once a second (`spread`), or all of them at
 /// the full second (`at-once`).
 fn schedules(kind: &str, count: usize) -> Vec<Schedule> {
-    let hour = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() / 3600;
+    let now = SystemTime::now();
+    let hour = now.duration_since(UNIX_EPOCH).unwrap().as_secs() / 3600;
     let one = |index: usize| {
         let cadence = match kind {
             "daily" if index % 2 == 0 => {
@@ -119,10 +120,15 @@ fn schedules(kind: &str, count: usize) -> Vec<Schedule> {
             "spread" => Cadence::every(Duration::from_secs(1)),
             _ => Cadence::cron("* * * * * *"),
         };
-        Schedule::new(&format!("{kind}-{index}"), cadence, note())
+        let schedule = Schedule::new(&format!("{kind}-{index}"), cadence, note());
+        let share = Duration::from_secs(1).mul_f64(index as f64 / count as f64);
+        if kind == "spread" { schedule.starting_at(now + share) } else { schedule }
     };
     (0..count).map(one).collect()
 }
+
+/// How often a process looks whether its scheduler is active.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// A process with a scheduler: declares, tells when it is active, and stops when its input ends.
 async fn worker(url: String, kind: String, count: usize) {
@@ -135,7 +141,7 @@ async fn worker(url: String, kind: String, count: usize) {
     let scheduler = scheduler.start().await.unwrap();
     println!("declared {}", started.elapsed().as_secs_f64());
     while !scheduler.is_active() {
-        sleep(Duration::from_millis(2)).await;
+        sleep(LOOK).await;
     }
     println!("active {}", started.elapsed().as_secs_f64());
     let end = tokio::task::spawn_blocking(|| std::io::stdin().read(&mut [0]));
@@ -344,7 +350,7 @@ async fn idle(lab: &TestBroker, seconds: u64) {
     println!("\n{count} schedules, hourly and daily, nothing due          a minute");
     let show = |what: &str, value: f64| println!("  {what:<52} {value:>9.1}");
     show("CPU of the active scheduler's process, ms", (after.0 - before.0) / minutes * 1e3);
-    show("CPU of the process of another one, ms", (after.1 - before.1) / minutes * 1e3);
+    show("CPU of the process of one that stands by, ms", (after.1 - before.1) / minutes * 1e3);
     show("CPU of the broker, ms", (after.2 - before.2) / minutes * 1e3);
     show("CPU of the broker with nobody connected, ms", alone * 1e3);
     show("messages published to the ledger", (after.3 - before.3) / minutes);
@@ -412,7 +418,13 @@ fn row(what: &str, mut values: Vec<f64>) {
 
 /// The process of the broker, if it is on this machine.
 async fn node(lab: &TestBroker) -> Option<u32> {
-    let pid = lab.management().get("/nodes").await.unwrap()[0]["os_pid"].as_str()?.parse().ok()?;
+    let mut nodes = lab.management().get("/nodes").await.unwrap();
+    // A node that has just started does not tell yet.
+    while nodes[0]["os_pid"].is_null() {
+        sleep(Duration::from_millis(100)).await;
+        nodes = lab.management().get("/nodes").await.unwrap();
+    }
+    let pid = nodes[0]["os_pid"].as_str()?.parse().ok()?;
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
     name.starts_with("beam").then_some(pid)
 }

@@ -37,7 +37,7 @@ const AHEAD: Duration = Duration::from_millis(250);
 const NAP: Duration = Duration::from_secs(1);
 /// Tokio's timers end after two years.
 const LONGEST_SLEEP: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-/// How many publishes may be without a confirm.
+/// How many publishes may be without a confirm; twice as many for those of commands. The channel takes 4,096.
 const WINDOW: usize = 512;
 /// How many moves about one schedule are made before the others have their turn.
 const MOVES: usize = 64;
@@ -205,9 +205,9 @@ impl<'a> Active<'a> {
         wake.min(renew)
     }
 
-    /// Carries out commands, not so many at a time that ticks would have to wait.
+    /// Carries out commands, also while ticks use up all of their window.
     async fn work_off(&mut self) {
-        while self.ledger.unconfirmed() < WINDOW / 2
+        while self.ledger.unconfirmed() < 2 * WINDOW
             && let Some((command, message)) = self.backlog.pop_front()
         {
             self.carry_out(command, message).await;
