@@ -112,7 +112,7 @@ fn schedules(kind: &str, count: usize) -> Vec<Schedule> {
     let hour = now.duration_since(UNIX_EPOCH).unwrap().as_secs() / 3600;
     let one = |index: usize| {
         let cadence = match kind {
-            "daily" if index % 2 == 0 => {
+            "daily" if index.is_multiple_of(2) => {
                 let (minute, hour) = (index / 2 % 60, (hour as usize + 2 + index % 20) % 24);
                 Cadence::cron(&format!("{minute} {hour} * * *"))
             }
@@ -136,8 +136,7 @@ async fn worker(url: String, kind: String, count: usize) {
     let broker = Broker::connect(&url).await.unwrap();
     let started = Instant::now();
     let builder = Scheduler::builder(&broker);
-    let scheduler =
-        schedules(&kind, count).into_iter().fold(builder, |builder, schedule| builder.schedule(schedule));
+    let scheduler = schedules(&kind, count).into_iter().fold(builder, taskhare::SchedulerBuilder::schedule);
     let scheduler = scheduler.start().await.unwrap();
     println!("declared {}", started.elapsed().as_secs_f64());
     while !scheduler.is_active() {

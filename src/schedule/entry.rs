@@ -373,6 +373,7 @@ pub(super) mod tests {
             "jitter",
             "planned",
             "fired",
+            "fired-by",
             "paused",
             "running",
             "version",

@@ -103,10 +103,8 @@ impl<'a> Active<'a> {
             is_leaving: false,
             thawed: None,
         };
-        let queues: BTreeSet<_> = loaded.entries.values().map(|(entry, _)| &entry.definition.queue).collect();
-        for queue in queues {
-            active.queues.add(queue).await;
-        }
+        let queues = loaded.entries.values().map(|(entry, _)| entry.definition.queue.clone());
+        active.queues.add_all(queues.collect::<BTreeSet<_>>()).await;
         for (name, (entry, message)) in loaded.entries {
             active.adopt(&name, entry, message);
         }

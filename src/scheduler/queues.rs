@@ -8,6 +8,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio::time::timeout;
@@ -22,6 +24,9 @@ use crate::topology::QueueName;
 const PERIOD: Duration = Duration::from_secs(60);
 /// How long that may take. What cannot be declared is most often there, with other arguments.
 const LIMIT: Duration = Duration::from_secs(5);
+
+/// How many are declared at a time.
+const AT_ONCE: usize = 8;
 
 /// The queues that ticks go to.
 pub(super) struct Queues {
@@ -43,6 +48,19 @@ impl Queues {
         let used = Arc::<Used>::default();
         let keeper = AbortOnDropHandle::new(tokio::spawn(keep(broker.clone(), used.clone())));
         Self { broker: broker.clone(), routes: HashMap::new(), used, _keeper: keeper }
+    }
+
+    /// Sees to it that all of them are there.
+    pub(super) async fn add_all(&mut self, queues: impl IntoIterator<Item = QueueName>) {
+        let broker = &self.broker;
+        let declared = stream::iter(queues).map(|queue| async move {
+            declare(broker, &queue).await;
+            queue
+        });
+        let declared: Vec<QueueName> = declared.buffer_unordered(AT_ONCE).collect().await;
+        for queue in declared {
+            self.routes.insert(queue.clone(), self.broker.route(queue));
+        }
     }
 
     /// Sees to it that `queue` is there.

@@ -53,6 +53,18 @@ async fn a_task_that_is_too_late_already_is_refused() {
     assert_eq!(broker.waiting("default").await.unwrap_or(0), 0);
 }
 
+/// RabbitMQ takes a time to live of ten years; what would be longer has none, and its consumer looks at the deadline.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_may_be_decades_away() {
+    let (broker, _) = broker().await;
+    let producer = producer(&broker).await;
+    for years in [1, 9, 11, 50] {
+        let deadline = SECOND * 60 * 60 * 24 * 365 * years;
+        producer.enqueue(Wait(SECOND)).deadline_in(deadline).without_output().await.unwrap();
+    }
+    eventually("they wait", async || broker.waiting("default").await.unwrap() == 4).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_that_waits_for_too_long_is_dead_lettered_by_the_broker_and_never_started() {
     let (broker, _) = broker().await;

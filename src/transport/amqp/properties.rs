@@ -11,6 +11,7 @@ use amqprs::FieldTable;
 use amqprs::FieldValue;
 
 use crate::message::Headers;
+use crate::message::LONGEST_TIME_TO_LIVE;
 use crate::message::Message;
 use crate::message::Value;
 
@@ -20,9 +21,6 @@ const LONGEST_TEXT: usize = 255;
 /// All properties travel in one frame of at most 131,072 bytes, and the broker closes the connection on a larger one.
 /// What remains is for the other properties and for what the broker adds (`x-death`).
 const LARGEST_HEADERS: usize = 100 * 1024;
-
-/// The broker's limit, about 49 days.
-const LONGEST_EXPIRATION: u128 = u32::MAX as u128;
 
 /// Counts what came back unsettled. Read into [`Delivery::returned`](crate::transport::Delivery::returned) instead of
 /// the headers, where it was not published.
@@ -42,8 +40,8 @@ pub(super) fn check(message: &Message) -> Result<(), String> {
             return Err(format!("its {what} has {} bytes, and AMQP carries {LONGEST_TEXT}", text.len()));
         }
     }
-    if message.expiration.is_some_and(|expiration| expiration.as_millis() > LONGEST_EXPIRATION) {
-        return Err("it expires in more than 49 days, which RabbitMQ does not take".to_owned());
+    if message.expiration.is_some_and(|expiration| expiration > LONGEST_TIME_TO_LIVE) {
+        return Err("it expires in more than ten years, which RabbitMQ does not take".to_owned());
     }
     let size = table_size(&message.headers)?;
     if size > LARGEST_HEADERS {
@@ -240,7 +238,7 @@ mod tests {
             (|it| it.content_type = Some("x".repeat(256).into()), "content type"),
             (|it| it.correlation_id = Some("x".repeat(256)), "correlation id"),
             (|it| it.reply_to = Some("x".repeat(256)), "reply-to"),
-            (|it| it.expiration = Some(Duration::from_secs(50 * 86_400)), "49 days"),
+            (|it| it.expiration = Some(Duration::from_secs(11 * 365 * 86_400)), "ten years"),
             (|it| it.headers.insert("x".repeat(256), 1), "name has 256 bytes"),
             (|it| it.headers.insert("x", "x".repeat(110_000)), "headers have"),
             (|it| it.headers.insert("x", nested(110_000)), "headers have"),
