@@ -85,9 +85,8 @@ impl Active<'_> {
                 return;
             }
             What::Doubt(tick, origin) => {
-                let state = &held.entry.state;
-                if state.origin != *origin || state.sequence < tick.sequence {
-                    // It is still to be fired, or of an earlier schedule.
+                if held.entry.state.origin != *origin || held.is_ours(tick.sequence) {
+                    // Of an earlier schedule; or the ledger did not have it, so it was fired again, or will be.
                     return message.ack();
                 }
                 tracing::warn!(schedule = %name, sequence = tick.sequence, "it is not known whether this tick was fired: its task is enqueued once more");

@@ -19,6 +19,8 @@ pub(super) struct Held {
     pub(super) times: Times,
     /// The message that is its entry; `None` until the first is stored.
     message: Option<Delivery>,
+    /// The last tick that somebody else has fired.
+    inherited: u64,
     /// Messages that have changed the entry without it being stored anew: the next one that is includes them.
     reports: Vec<Delivery>,
     /// Its next entry on its way. One at a time: so the order of its changes is the order of its versions.
@@ -64,6 +66,7 @@ enum Confirm {
 impl Held {
     pub(super) fn new(entry: Box<Entry>, times: Times, message: Option<Delivery>) -> Self {
         Self {
+            inherited: entry.state.sequence,
             entry,
             times,
             message,
@@ -92,6 +95,11 @@ impl Held {
 
     pub(super) fn is_pending(&self) -> bool {
         self.pending.is_some()
+    }
+
+    /// Whether it is for us to fire that tick, or was, whatever a scheduler before us tried.
+    pub(super) fn is_ours(&self, sequence: u64) -> bool {
+        sequence > self.inherited
     }
 
     /// Its next entry is sent.
