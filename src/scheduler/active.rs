@@ -47,6 +47,7 @@ const MOST_PINNED: u64 = 64 * 1024 * 1024;
 const SPREAD: Duration = Duration::from_secs(30);
 /// How long to wait until what a queue refused is sent again, at first; it doubles.
 const REFUSED: Duration = Duration::from_millis(50);
+const SILENT: &str = "the queue of the schedules does not answer";
 
 /// Why it is not active any more.
 #[derive(Debug, PartialEq, Eq)]
@@ -136,7 +137,7 @@ impl<'a> Active<'a> {
                 self.thawed = Some(Instant::now());
             }
             if self.ledger.is_silent() {
-                return End::Lost("the queue of the schedules does not answer");
+                return End::Lost(SILENT);
             }
         }
     }
@@ -365,6 +366,11 @@ impl<'a> Active<'a> {
             }
             // It is over with the channel, which the next event tells.
             Err(PublishError::Unconfirmed { last_loss: Some(_), .. }) => return Ok(()),
+            // Cut off from the rest of its cluster, a node keeps what it cannot pass on until it is healed. It forgets
+            // that with the channel, so this one must not be kept.
+            Err(PublishError::Unconfirmed { .. }) if !self.ledger.is_proven_since(pending.sent) => {
+                return Err(SILENT);
+            }
             // Its own return tells whether the ledger has it. The lane may have it too, as soon as it can.
             Err(error @ PublishError::Unconfirmed { .. }) => {
                 tracing::error!(%schedule, %error, "it is not known whether its tick was fired");

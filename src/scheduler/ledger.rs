@@ -151,6 +151,11 @@ impl Ledger {
         self.proof = self.proof.max(Some(sent));
     }
 
+    /// Whether something that was sent then, or later, has come back.
+    pub(super) fn is_proven_since(&self, sent: Instant) -> bool {
+        self.proof >= Some(sent)
+    }
+
     /// Until when ticks may be fired.
     pub(super) fn lease(&self) -> Option<Instant> {
         Some(self.proof? + LEASE)

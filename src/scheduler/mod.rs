@@ -276,3 +276,106 @@ impl Candidate {
         Ok(end)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::sync::Arc;
+
+    use serde::Deserialize;
+    use serde::Serialize;
+
+    use super::*;
+    use crate::consumer::Consumer;
+    use crate::lock::Lock;
+    use crate::schedule::Doubt;
+    use crate::schedule::Record;
+    use crate::task::Task;
+    use crate::task::TaskId;
+    use crate::tick::Tick;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[derive(Serialize, Deserialize)]
+    struct Sweep;
+
+    impl Task for Sweep {
+        const NAME: &'static str = "sweep";
+        type Output = ();
+    }
+
+    /// A schedule with a tick each second, and those of its ticks that were run.
+    struct Sweeping {
+        broker: Broker,
+        ran: Arc<Lock<Vec<Tick>>>,
+        origin: TaskId,
+        _consumer: Consumer,
+    }
+
+    impl Sweeping {
+        async fn start() -> Self {
+            let broker = Broker::in_process();
+            let ran = Arc::<Lock<Vec<Tick>>>::default();
+            let all = ran.clone();
+            let consumer = Consumer::builder(&broker).handler_fn(move |_: Sweep, ctx| {
+                all.lock().extend(ctx.tick().cloned());
+                async { Ok(()) }
+            });
+            let definition = Definition::check(Schedule::new("sweep", SECOND, Sweep), 1024).unwrap();
+            let declare = Command::new(What::Declare(Box::new(definition)), broker.clock().now());
+            let origin = declare.id;
+            schedules::tell(&broker, declare, SECOND).await.unwrap();
+            Self { _consumer: consumer.start().await.unwrap(), broker, ran, origin }
+        }
+
+        async fn scheduler(&self) -> Scheduler {
+            Scheduler::builder(&self.broker).start().await.unwrap()
+        }
+
+        fn runs(&self, sequence: u64) -> usize {
+            self.ran.lock().iter().filter(|tick| tick.sequence == sequence).count()
+        }
+
+        /// Whoever has fired the last tick, when nobody is active.
+        async fn tenure(&self) -> u64 {
+            let subscribe = Subscribe::new(self.broker.names().schedules(), 1, "test");
+            let mut ledger = self.broker.transport().subscribe(subscribe).await.unwrap();
+            let delivery = ledger.next().await.unwrap();
+            let Ok(Record::Entry(entry)) = Record::read(delivery.message.clone()) else {
+                unreachable!("{delivery:?}")
+            };
+            entry.state.fired_by.last().unwrap().tenure
+        }
+
+        /// A scheduler says that it does not know whether that one was fired.
+        async fn doubt(&self, sequence: u64, tenure: u64) {
+            let tick = self.ran.lock().iter().find(|tick| tick.sequence == sequence).cloned();
+            let doubt = Doubt { tick: tick.unwrap(), origin: self.origin, tenure };
+            let command = Command::new(What::Doubt(Box::new(doubt)), self.broker.clock().now());
+            schedules::tell(&self.broker, command, SECOND).await.unwrap();
+            tokio::time::sleep(SECOND).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tick_in_doubt_is_enqueued_again_if_who_doubts_has_fired_it() {
+        let sweeping = Sweeping::start().await;
+        let scheduler = sweeping.scheduler().await;
+        tokio::time::sleep(3 * SECOND).await;
+        scheduler.shutdown().await;
+        let tenure = sweeping.tenure().await;
+        let _scheduler = sweeping.scheduler().await;
+        sweeping.doubt(2, tenure).await;
+        assert_eq!((sweeping.runs(1), sweeping.runs(2)), (1, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tick_in_doubt_is_not_enqueued_again_if_another_one_has_fired_it() {
+        let sweeping = Sweeping::start().await;
+        let _scheduler = sweeping.scheduler().await;
+        tokio::time::sleep(3 * SECOND).await;
+        sweeping.doubt(2, 1).await;
+        assert_eq!((sweeping.runs(1), sweeping.runs(2)), (1, 1));
+    }
+}

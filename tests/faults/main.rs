@@ -25,5 +25,6 @@ mod queue_is_new;
 mod retries;
 mod run;
 mod schedules;
+mod schedules_cluster;
 mod ticks;
 mod worker;
