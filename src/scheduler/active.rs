@@ -257,6 +257,9 @@ impl<'a> Active<'a> {
                 Move::PassOver { passed, why } => {
                     passed_over(name, why);
                     held.entry.state.pass_over(passed, now);
+                    if why == Why::Overlapping {
+                        held.skipped();
+                    }
                 }
                 Move::Fire { planned, passed } => {
                     let mut next = held.entry.clone();

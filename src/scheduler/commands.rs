@@ -78,7 +78,12 @@ impl Active<'_> {
                 if held.entry.state.running.iter().any(|running| running.sequence == *sequence) {
                     held.entry.state.ended(*sequence, now);
                     held.report(message);
-                    self.look_at(&name);
+                    if held.has_skipped() {
+                        let next = held.entry.clone();
+                        self.store(&name, next, None, None);
+                    } else {
+                        self.look_at(&name);
+                    }
                 } else {
                     message.ack();
                 }

@@ -19,6 +19,8 @@ pub(super) struct Held {
     pub(super) times: Times,
     /// The message that is its entry; `None` until the first is stored.
     message: Option<Delivery>,
+    /// Ticks were passed over because the one before them ran, and its entry does not say so yet.
+    has_skipped: bool,
     /// Messages that have changed the entry without it being stored anew: the next one that is includes them.
     reports: Vec<Delivery>,
     /// Its next entry on its way. One at a time: so the order of its changes is the order of its versions.
@@ -66,6 +68,7 @@ impl Held {
             entry,
             times,
             message,
+            has_skipped: false,
             reports: Vec::new(),
             pending: None,
             waiting: VecDeque::new(),
@@ -73,6 +76,16 @@ impl Held {
             refresh_at: None,
             written: 0,
         }
+    }
+
+    /// A tick was passed over because the one before it runs. Whoever takes over sees that it runs, and does the same; but
+    /// not any more once it has ended.
+    pub(super) fn skipped(&mut self) {
+        self.has_skipped = true;
+    }
+
+    pub(super) fn has_skipped(&self) -> bool {
+        self.has_skipped
     }
 
     /// Something else than a new entry has changed it.
@@ -120,6 +133,7 @@ impl Held {
         tick: Option<Tick>,
         cause: Option<(Box<Command>, Delivery)>,
     ) {
+        self.has_skipped = false;
         let mut settles = std::mem::take(&mut self.reports);
         let command = cause.map(|(command, message)| {
             settles.push(message);

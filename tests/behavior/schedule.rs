@@ -19,6 +19,7 @@ use taskhare::Schedule;
 use taskhare::Scheduler;
 use taskhare::Task;
 use taskhare::Tick;
+use taskhare::transport::Name;
 
 use crate::support::Act;
 use crate::support::Actor;
@@ -342,4 +343,21 @@ async fn five_thousand_schedules_all_tick() {
         *count += 1;
         assert_eq!(tick.sequence(), *count, "{tick:?}");
     }
+}
+
+/// The broker confirms a tick that reaches only the queue of the schedules.
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_somebody_deleted_is_back_within_a_minute() {
+    let broker = Broker::in_process();
+    let sweep = Schedule::new("sweep", SECOND, Act::Succeed);
+    let _scheduler = Scheduler::builder(&broker).schedule(sweep).start().await.unwrap();
+    eventually("it ticks", async || broker.waiting("default").await.unwrap() == 3).await;
+    let lane = Name::new("queue", "taskhare.default.normal").unwrap();
+    broker.transport().delete(&lane).await.unwrap();
+    tokio::time::sleep(61 * SECOND).await;
+    let actor = Actor::new();
+    eventually("it ticks again", async || broker.waiting("default").await.unwrap() > 0).await;
+    let _consumer = Consumer::builder(&broker).handler(actor.clone()).start().await.unwrap();
+    let seen = actor.wait_for(2).await;
+    assert!(seen[0].tick().sequence() > 3, "{seen:?}");
 }

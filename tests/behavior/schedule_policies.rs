@@ -164,6 +164,21 @@ async fn overlap_is_known_to_who_takes_over() {
     assert!(seconds(&seen, declared)[1].1 >= 65, "{seen:?}");
 }
 
+/// What is due at 20 is skipped, because what was due at 10 runs until 22. Nobody makes up for it at 23.
+#[tokio::test(start_paused = true)]
+async fn a_tick_that_was_skipped_is_skipped_for_who_takes_over_too() {
+    let declared = SystemTime::now();
+    let Setup { broker, actor, _consumer } = setup().await;
+    let sweep = || Schedule::new("sweep", 10 * SECOND, Act::Sleep(12 * SECOND)).overlap(Overlap::Skip);
+    let first = start(&broker, sweep()).await;
+    actor.wait_for(1).await;
+    tokio::time::sleep(13 * SECOND).await;
+    drop(first);
+    let _second = start(&broker, sweep()).await;
+    let seen = actor.wait_for(2).await;
+    assert_eq!(seconds(&seen, declared), [(10, 10), (30, 30)]);
+}
+
 /// Whether the task of a tick that nobody tells about holds up the next, and for how long.
 #[tokio::test(start_paused = true)]
 async fn a_tick_whose_end_nobody_tells_ends_after_its_longest_run() {
