@@ -41,7 +41,8 @@ pub(crate) use plan::plan;
 pub use state::LastTick;
 pub(crate) use state::State;
 
-/// What becomes of ticks that nobody could fire in time, because no scheduler ran or the broker was down. A tick that is
+/// What becomes of ticks that nobody could fire in time, because no scheduler ran, the broker was down or
+/// their queue was full. A tick that is
 /// late by no more than [`misfire_after`](crate::SchedulerBuilder::misfire_after) is not one of them: it is fired.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

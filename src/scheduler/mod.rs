@@ -20,6 +20,7 @@ mod ledger;
 mod load;
 mod queues;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ use futures_util::TryStreamExt;
 use futures_util::stream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::Broker;
@@ -175,7 +177,7 @@ impl SchedulerBuilder {
         self
     }
 
-    /// Declares what it needs and its schedules, and stands for election.
+    /// Declares what it needs, its schedules and their queues, and stands for election.
     ///
     /// # Errors
     ///
@@ -188,6 +190,10 @@ impl SchedulerBuilder {
         let checked = schedules.into_iter().map(|schedule| Definition::check(schedule, max_payload));
         let definitions: Vec<Definition> = checked.collect::<Result<_>>()?;
         broker.declare(Part::Schedules).await?;
+        let queues: BTreeSet<_> = definitions.iter().map(|definition| definition.queue.clone()).collect();
+        for queue in queues {
+            broker.declare(Part::Queue(queue)).await?;
+        }
         // In their order: of two with one name the last counts.
         let told = stream::iter(definitions).map(|definition| {
             let command = Command::new(What::Declare(Box::new(definition)), broker.clock().now());
@@ -214,11 +220,13 @@ impl Candidate {
     async fn run(self) {
         let mut failures = 0;
         while !self.shutdown.is_cancelled() {
+            let started = Instant::now();
             match self.serve().await {
                 Ok(End::Shutdown) => break,
                 Ok(End::Lost(why)) => {
                     tracing::warn!(why, "this scheduler is not active any more");
-                    failures = 0;
+                    // One that ends at once, again and again, is not worth so many tries.
+                    failures = if started.elapsed() > Duration::from_secs(1) { 0 } else { failures + 1 };
                 }
                 Err(Error::Closed) => break,
                 Err(error) => {
