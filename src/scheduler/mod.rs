@@ -30,6 +30,8 @@ use futures_util::stream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio::time::sleep;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::Broker;
@@ -57,6 +59,8 @@ const DECLARATIONS: usize = 256;
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait for the broker to report a tick in doubt: longer than it takes to start anew.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(10 * 60);
+/// How long until it is told again.
+const REPORT_PAUSE: Duration = Duration::from_secs(1);
 /// How many messages the active scheduler may hold: all that AMQP can say. On quorum queues "no limit" means 2,000.
 const PREFETCH: u16 = u16::MAX;
 
@@ -208,6 +212,20 @@ impl SchedulerBuilder {
     }
 }
 
+/// Tells it again as long as it is refused: 3.10 was seen to nack for seconds after the node of the ledger's leader died.
+async fn tell_at_last(broker: &Broker, what: What) -> Result<()> {
+    let command = Command::new(what, broker.clock().now());
+    loop {
+        match schedules::tell(broker, command.clone(), REPORT_TIMEOUT).await {
+            Err(error) if error.is_transient() => {
+                tracing::warn!(?error, "a tick in doubt is not reported yet");
+                sleep(REPORT_PAUSE).await;
+            }
+            told => return told,
+        }
+    }
+}
+
 /// Stands for election, for ever.
 struct Candidate {
     broker: Broker,
@@ -236,7 +254,7 @@ impl Candidate {
             }
             self.active.send_replace(false);
             let pause = Duration::from_millis(50) * 2_u32.pow(failures.min(6));
-            let _ = self.shutdown.run_until_cancelled(tokio::time::sleep(pause)).await;
+            let _ = self.shutdown.run_until_cancelled(sleep(pause)).await;
         }
         self.active.send_replace(false);
     }
@@ -249,9 +267,9 @@ impl Candidate {
         let broker = self.broker.clone();
         tokio::spawn(async move {
             for doubt in doubts {
-                let command = Command::new(doubt, broker.clock().now());
-                if let Err(error) = schedules::tell(&broker, command, REPORT_TIMEOUT).await {
-                    tracing::error!(%error, "a tick may be lost");
+                let told = timeout(REPORT_TIMEOUT, tell_at_last(&broker, doubt)).await;
+                if !matches!(told, Ok(Ok(()))) {
+                    tracing::error!(?told, "a tick may be lost");
                 }
             }
         });
