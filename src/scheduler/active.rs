@@ -315,19 +315,16 @@ impl<'a> Active<'a> {
                 self.backlog.push_back((command, message));
                 Ok(())
             }
-            Event::Delivered(Record::Entry(entry), message) => {
-                self.entry_came(entry, message).await;
-                Ok(())
-            }
+            Event::Delivered(Record::Entry(entry), message) => self.entry_came(entry, message).await,
             Event::Confirmed(fate) => self.confirmed(fate).await,
         }
     }
 
-    async fn entry_came(&mut self, entry: Box<Entry>, message: Delivery) {
+    async fn entry_came(&mut self, entry: Box<Entry>, message: Delivery) -> Result<(), &'static str> {
         let name: Arc<str> = entry.definition.name.as_str().into();
         let Some(held) = self.schedules.get_mut(&name) else {
             self.adopt(&name, entry, message);
-            return;
+            return Ok(());
         };
         if let Some(pending) = held.pending()
             && pending.next.is_same_version_as(&entry)
@@ -336,11 +333,11 @@ impl<'a> Active<'a> {
             let sent = pending.sent;
             self.ledger.prove(sent);
             self.advance(&name).await;
-        } else if entry.is_newer_than(held.latest()) {
-            // Of somebody who was active before and is heard of only now: after a partition of the cluster, say.
-            tracing::warn!(schedule = %name, "another scheduler has changed it meanwhile");
-            self.forget(&name).map(Held::remove);
-            self.adopt(&name, entry, message);
+        } else if entry.is_newer_than(held.latest()) || message.redelivered {
+            // What we hold was taken from us, and given back: a partition of the cluster does so without a word. What
+            // was removed meanwhile did not come, so nothing that we know counts any more.
+            message.requeue();
+            return Err("another scheduler was active meanwhile");
         } else if held.is_refused(&entry) {
             message.ack();
         } else {
@@ -348,6 +345,7 @@ impl<'a> Active<'a> {
             tracing::warn!(schedule = %name, sequence, "another scheduler has stored this entry too, or one before it");
             message.ack();
         }
+        Ok(())
     }
 
     async fn confirmed(&mut self, Fate { schedule, version, result }: Fate) -> Result<(), &'static str> {
