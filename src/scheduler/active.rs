@@ -179,6 +179,10 @@ impl<'a> Active<'a> {
     fn act(&mut self) -> Instant {
         let (now, instant) = (self.broker.clock().now(), Instant::now());
         self.store_anew(instant);
+        // Whether it is active at all, who waits for what does not come back does not know.
+        if self.ledger.unconfirmed() > 0 && self.ledger.lease().is_none_or(|end| end <= instant) {
+            self.ledger.mark();
+        }
         let is_leased = |until: Instant| self.ledger.lease().is_some_and(|end| end > until);
         let mut wake = self.refresh.first().map_or(instant + LONGEST_SLEEP, |(at, _)| *at);
         if self.broker.clock().may_be_set() {

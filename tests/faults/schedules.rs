@@ -313,7 +313,8 @@ async fn every_planned_tick_is_run_once_though_the_active_scheduler_is_replaced_
 }
 
 /// It lives, and believes to be active until its time is over. For all it knows the broker has died, so a tick that the
-/// broker had just taken, and whose confirm was cut off, may be run once more. Not one that another scheduler has fired.
+/// broker has taken, and whose confirm was cut off, may be run once more: one that was just fired; and one of each schedule
+/// that a stalled link held back, if the broker gets them after all. Not one that another scheduler has fired.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_tick_is_lost_though_the_active_scheduler_is_cut_off_from_the_broker() -> Result<()> {
     let broker = TestBroker::shared().await?;
@@ -342,7 +343,7 @@ async fn no_tick_is_lost_though_the_active_scheduler_is_cut_off_from_the_broker(
     print_delays("from a cut", &cut, &ran);
     let verdict = plan.judge(&ran);
     println!("{} planned; {verdict}", plan.ticks());
-    assert!(verdict.repeated.len() <= cut.len() * 4, "{verdict}");
+    assert!(verdict.repeated.len() <= 40 + cut.len() * 4, "{verdict}");
     assert!(verdict.is_perfect_but_for_repeats(), "{verdict}");
     Ok(())
 }
