@@ -238,9 +238,14 @@ impl Broker {
         if self.declared().contains(&part) {
             return Ok(());
         }
-        // One after the other: a thousand who need the same part at once are not to open a thousand channels.
-        let _turn = self.0.declaring.lock().await;
-        if self.declared().contains(&part) { Ok(()) } else { self.restore(part).await }
+        // One after the other: a thousand who need the same part at once are not to open a thousand channels. In a task,
+        // because whoever has its turn may not be polled until others have had theirs: `enqueue_all` awaits its oldest.
+        let broker = self.clone();
+        let declare = tokio::spawn(async move {
+            let _turn = broker.0.declaring.lock().await;
+            if broker.declared().contains(&part) { Ok(()) } else { broker.restore(part).await }
+        });
+        declare.await.unwrap_or(Err(Error::Closed))
     }
 
     /// Declares a part, be it again: it is gone.
