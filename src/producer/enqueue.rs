@@ -298,6 +298,8 @@ impl<T: Task> EnqueueAll<'_, T> {
     /// oldest is waited for, which costs less than asking all of them at each confirm.
     async fn run(self) -> Vec<Result<Enqueued<T>>> {
         let Self { producer, tasks, options } = self;
+        // What has to wait for its queue would be overtaken by what comes when it is there. Each task reports a failure.
+        let _ = producer.prepare(options.queue.as_deref().unwrap_or(T::QUEUE), options.start).await;
         let mut results = Vec::with_capacity(tasks.size_hint().0);
         let mut window = VecDeque::new();
         for (index, task) in tasks.enumerate() {

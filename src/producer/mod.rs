@@ -34,6 +34,7 @@ pub use enqueue::Enqueue;
 pub use enqueue::EnqueueAll;
 pub use enqueue::Enqueued;
 use enqueue::Options;
+use enqueue::Start;
 pub use schedule::DeclareSchedule;
 use unique::Claimed;
 pub use unique::OnDuplicate;
@@ -174,6 +175,16 @@ impl Producer {
             Box::pin(self.decide(id, Decision::Rescheduled(revision(now)), timeout)).await?;
         }
         Ok(Enqueued::new(id, output, deadline.map(|deadline| deadline.saturating_sub(now))))
+    }
+
+    /// Declares what tasks for `queue` need that start then.
+    async fn prepare(&self, queue: &str, start: Start) -> Result<()> {
+        self.route(queue).await?;
+        let now = self.0.broker.clock().now();
+        if self.0.declares && Route::is_delayed(start.due(now), now) {
+            self.0.broker.declare(Part::Wheel).await?;
+        }
+        Ok(())
     }
 
     /// The task's own retry policy, as it travels.
