@@ -3,8 +3,6 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -16,6 +14,7 @@ use crate::control::Control;
 use crate::error::Error;
 use crate::error::Result;
 use crate::lane::Lane;
+use crate::lock::Lock;
 use crate::log::Place;
 use crate::message::LONGEST_TIME_TO_LIVE;
 use crate::name::Name;
@@ -67,7 +66,7 @@ struct Inner {
     max_payload: usize,
     urgent_within: Duration,
     /// What this handle has declared.
-    declared: Mutex<HashSet<Part>>,
+    declared: Lock<HashSet<Part>>,
     /// Held by who declares a part for the first time.
     declaring: tokio::sync::Mutex<()>,
 }
@@ -235,7 +234,7 @@ impl Broker {
 
     /// Declares a part, unless this handle has done so already.
     pub(crate) async fn declare(&self, part: Part) -> Result<()> {
-        if self.declared().contains(&part) {
+        if self.0.declared.lock().contains(&part) {
             return Ok(());
         }
         // One after the other: a thousand who need the same part at once are not to open a thousand channels. In a task,
@@ -243,7 +242,7 @@ impl Broker {
         let broker = self.clone();
         let declare = tokio::spawn(async move {
             let _turn = broker.0.declaring.lock().await;
-            if broker.declared().contains(&part) { Ok(()) } else { broker.restore(part).await }
+            if broker.0.declared.lock().contains(&part) { Ok(()) } else { broker.restore(part).await }
         });
         declare.await.unwrap_or(Err(Error::Closed))
     }
@@ -251,7 +250,7 @@ impl Broker {
     /// Declares a part, be it again: it is gone.
     pub(crate) async fn restore(&self, part: Part) -> Result<()> {
         self.0.transport.declare(&self.topology(&part)).await?;
-        self.declared().insert(part);
+        self.0.declared.lock().insert(part);
         Ok(())
     }
 
@@ -259,11 +258,11 @@ impl Broker {
     pub(crate) async fn declare_again(&self, queue: &QueueName) -> Result<()> {
         let part = Part::Queue(queue.clone());
         let mut topology = self.topology(&part);
-        if self.declared().contains(&Part::Wheel) {
+        if self.0.declared.lock().contains(&Part::Wheel) {
             topology.merge(&self.topology(&Part::Wheel));
         }
         self.0.transport.declare(&topology).await?;
-        self.declared().insert(part);
+        self.0.declared.lock().insert(part);
         Ok(())
     }
 
@@ -284,10 +283,6 @@ impl Broker {
             Part::Schedules => topology::of_schedules(names, defaults),
             Part::Unique => log(names.unique(), Unique::LONGEST_WINDOW, 64 * MIB),
         }
-    }
-
-    fn declared(&self) -> MutexGuard<'_, HashSet<Part>> {
-        self.0.declared.lock().expect("nothing panics while holding this lock")
     }
 }
 
@@ -479,7 +474,7 @@ impl BrokerBuilder {
             defaults: self.defaults,
             max_payload: self.max_payload,
             urgent_within: self.urgent_within,
-            declared: Mutex::default(),
+            declared: Lock::default(),
             declaring: tokio::sync::Mutex::default(),
         })))
     }

@@ -65,6 +65,11 @@ impl Value {
         }
     }
 
+    /// The integer, if it is one that is not negative.
+    pub fn as_unsigned(&self) -> Option<u64> {
+        self.as_int().and_then(|value| u64::try_from(value).ok())
+    }
+
     /// The text, if it is one.
     pub fn as_text(&self) -> Option<&str> {
         match self {
@@ -75,7 +80,7 @@ impl Value {
 
     /// The time or time span of so many milliseconds, if it is an integer and not negative.
     pub fn as_milliseconds(&self) -> Option<Duration> {
-        self.as_int().and_then(|value| u64::try_from(value).ok()).map(Duration::from_millis)
+        self.as_unsigned().map(Duration::from_millis)
     }
 }
 
@@ -83,6 +88,13 @@ impl Value {
 impl From<Duration> for Value {
     fn from(value: Duration) -> Self {
         Self::Int(i64::try_from(value.as_millis()).unwrap_or(i64::MAX))
+    }
+}
+
+/// At most `i64::MAX`.
+impl From<u64> for Value {
+    fn from(value: u64) -> Self {
+        Self::Int(i64::try_from(value).unwrap_or(i64::MAX))
     }
 }
 

@@ -65,7 +65,7 @@ impl Tick {
     pub(crate) fn to_value(&self) -> Value {
         let mut table = Headers::new();
         table.insert(SCHEDULE, self.schedule.as_str());
-        table.insert(SEQUENCE, i64::try_from(self.sequence).unwrap_or(i64::MAX));
+        table.insert(SEQUENCE, self.sequence);
         table.insert(PLANNED, self.planned);
         for (name, is_set) in [(TRIGGERED, self.is_triggered), (REPORTS, self.reports)] {
             if is_set {
@@ -80,7 +80,7 @@ impl Tick {
         let Value::Table(table) = value else { return None };
         Some(Self {
             schedule: table.get(SCHEDULE)?.as_text()?.to_owned(),
-            sequence: table.get(SEQUENCE)?.as_int()?.try_into().ok()?,
+            sequence: table.get(SEQUENCE)?.as_unsigned()?,
             planned: table.get(PLANNED)?.as_milliseconds()?,
             is_triggered: table.get(TRIGGERED) == Some(&Value::Bool(true)),
             reports: table.get(REPORTS) == Some(&Value::Bool(true)),

@@ -45,7 +45,7 @@ impl Fact {
             Decision::Cancelled => message.kind = Some(CANCELLED.into()),
             Decision::Rescheduled(revision) => {
                 message.kind = Some(RESCHEDULED.into());
-                message.headers.insert(REVISION, i64::try_from(revision).unwrap_or(i64::MAX));
+                message.headers.insert(REVISION, revision);
             }
         }
         message
@@ -55,10 +55,7 @@ impl Fact {
     pub(crate) fn open(message: &Message) -> Option<Self> {
         let decision = match message.kind.as_deref()? {
             CANCELLED => Decision::Cancelled,
-            RESCHEDULED => {
-                let revision = message.headers.get(REVISION)?.as_int()?;
-                Decision::Rescheduled(u64::try_from(revision).ok()?)
-            }
+            RESCHEDULED => Decision::Rescheduled(message.headers.get(REVISION)?.as_unsigned()?),
             _ => return None,
         };
         let id = message.id.as_deref()?.parse().ok()?;

@@ -184,12 +184,12 @@ pub(crate) fn returned(message: &Message) -> u32 {
 /// Numbers a message among the copies that one process holds of what it runs, from 1; 0 for one that nobody holds, of
 /// something that was held before.
 pub(crate) fn set_lease(message: &mut Message, number: u64) {
-    message.headers.insert(LEASE, i64::try_from(number).unwrap_or(i64::MAX));
+    message.headers.insert(LEASE, number);
 }
 
 /// That number. A message that has one was started before.
 pub(crate) fn lease(message: &Message) -> Option<u64> {
-    message.headers.get(LEASE)?.as_int().and_then(|number| u64::try_from(number).ok())
+    message.headers.get(LEASE)?.as_unsigned()
 }
 
 impl Envelope {
@@ -215,7 +215,7 @@ impl Envelope {
             }
         }
         if self.revision > 0 {
-            headers.insert(REVISION, i64::try_from(self.revision).unwrap_or(i64::MAX));
+            headers.insert(REVISION, self.revision);
         }
         if self.returned > 0 {
             headers.insert(RETURNED, i64::from(self.returned));

@@ -156,7 +156,7 @@ impl Command {
             }
             What::Ended(name, sequence) => {
                 table.insert("name", name.as_str());
-                table.insert("sequence", i64::try_from(*sequence).unwrap_or(i64::MAX));
+                table.insert("sequence", *sequence);
             }
             What::Doubt(doubt) => doubt.write(&mut table),
             What::List(name) => {
@@ -222,8 +222,8 @@ impl Record {
             (TRIGGER, Some(name)) => What::Trigger(name),
             (REMOVE, Some(name)) => What::Remove(name),
             (ENDED, Some(name)) => {
-                let sequence = table.get("sequence").and_then(Value::as_int);
-                What::Ended(name, sequence.and_then(|n| n.try_into().ok()).ok_or("no sequence")?)
+                let sequence = table.get("sequence").and_then(Value::as_unsigned);
+                What::Ended(name, sequence.ok_or("no sequence")?)
             }
             (DOUBT, _) => What::Doubt(Box::new(Doubt::read(&table)?)),
             _ => return Err(format!("type {kind:?}, or the name of a schedule is missing")),

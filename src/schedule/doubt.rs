@@ -32,12 +32,12 @@ impl Doubt {
         table.insert("name", self.tick.schedule.as_str());
         table.insert("tick", self.tick.to_value());
         table.insert("origin", self.origin.to_string());
-        table.insert("tenure", i64::try_from(self.tenure).unwrap_or(i64::MAX));
+        table.insert("tenure", self.tenure);
     }
 
     pub(super) fn read(table: &Headers) -> Result<Self, &'static str> {
         let origin = table.get("origin").and_then(Value::as_text).and_then(|id| id.parse().ok());
-        let tenure = table.get("tenure").and_then(Value::as_int).and_then(|tenure| tenure.try_into().ok());
+        let tenure = table.get("tenure").and_then(Value::as_unsigned);
         Ok(Self {
             tick: table.get("tick").and_then(Tick::from_value).ok_or("no tick")?,
             origin: origin.ok_or("no origin")?,

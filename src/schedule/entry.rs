@@ -134,7 +134,7 @@ fn write_definition(table: &mut Headers, definition: &Definition) {
         }
     }
     if let Some(limit) = definition.limit {
-        table.insert("limit", number(limit));
+        table.insert("limit", limit);
     }
 }
 
@@ -151,7 +151,7 @@ pub(super) fn read_definition(table: &Headers, envelope: Envelope) -> Result<Def
         deadline_in: optional_time("deadline-in")?,
         starts: optional_time("starts")?,
         ends: optional_time("ends")?,
-        limit: optional(table, "limit", unsigned)?,
+        limit: optional(table, "limit", Value::as_unsigned)?,
         retry: envelope.policy_text().map(str::to_owned),
         task: envelope.name.into_owned(),
         priority: envelope.priority,
@@ -162,17 +162,17 @@ pub(super) fn read_definition(table: &Headers, envelope: Envelope) -> Result<Def
 }
 
 fn write_state(table: &mut Headers, state: &State) {
-    table.insert("version", number(state.version));
+    table.insert("version", state.version);
     table.insert("origin", state.origin.to_string());
     table.insert("anchor", state.anchor);
     table.insert("passed", state.passed);
-    table.insert("sequence", number(state.sequence));
+    table.insert("sequence", state.sequence);
     if let Some(last) = state.last {
         table.insert("planned", last.planned);
         table.insert("fired", last.fired);
     }
     if !state.fired_by.is_empty() {
-        let pairs = state.fired_by.iter().flat_map(|by| [number(by.tenure).into(), number(by.since).into()]);
+        let pairs = state.fired_by.iter().flat_map(|by| [by.tenure.into(), by.since.into()]);
         table.insert("fired-by", Value::List(pairs.collect()));
     }
     if state.is_paused {
@@ -180,10 +180,10 @@ fn write_state(table: &mut Headers, state: &State) {
     }
     if !state.running.is_empty() {
         let running = state.running.iter();
-        let pairs = running.flat_map(|tick| [number(tick.sequence).into(), tick.since.into()]);
+        let pairs = running.flat_map(|tick| [tick.sequence.into(), tick.since.into()]);
         table.insert("running", Value::List(pairs.collect()));
     }
-    table.insert("recent", Value::List(state.recent.iter().map(|id| number(*id).into()).collect()));
+    table.insert("recent", Value::List(state.recent.iter().map(|id| (*id).into()).collect()));
 }
 
 fn read_state(table: &Headers) -> Result<State, String> {
@@ -191,34 +191,37 @@ fn read_state(table: &Headers) -> Result<State, String> {
     let planned = optional(table, "planned", Value::as_milliseconds)?;
     let fired = optional(table, "fired", Value::as_milliseconds)?;
     Ok(State {
-        version: required(table, "version", unsigned)?,
+        version: required(table, "version", Value::as_unsigned)?,
         origin: required(table, "origin", |value| value.as_text()?.parse().ok())?,
         anchor: time("anchor")?,
         passed: time("passed")?,
-        sequence: required(table, "sequence", unsigned)?,
+        sequence: required(table, "sequence", Value::as_unsigned)?,
         last: planned.zip(fired).map(|(planned, fired)| LastTick { planned, fired }),
         fired_by: optional(table, "fired-by", fired_by)?.unwrap_or_default(),
         is_paused: optional(table, "paused", truth)?.unwrap_or_default(),
         running: optional(table, "running", running)?.unwrap_or_default(),
-        recent: required(table, "recent", |value| list(value)?.iter().map(unsigned).collect())?,
+        recent: required(table, "recent", |value| list(value)?.iter().map(Value::as_unsigned).collect())?,
         free_since: Duration::ZERO,
     })
 }
 
 fn fired_by(value: &Value) -> Option<Vec<FiredBy>> {
-    let tenures = list(value)?.chunks(2).map(|pair| match pair {
-        [tenure, since] => Some(FiredBy { tenure: unsigned(tenure)?, since: unsigned(since)? }),
-        _ => None,
-    });
-    tenures.collect()
+    pairs(value, |tenure, since| Some(FiredBy { tenure: tenure.as_unsigned()?, since: since.as_unsigned()? }))
 }
 
 fn running(value: &Value) -> Option<Vec<Running>> {
-    let ticks = list(value)?.chunks(2).map(|pair| match pair {
-        [sequence, since] => Some(Running { sequence: unsigned(sequence)?, since: since.as_milliseconds()? }),
+    pairs(value, |sequence, since| {
+        Some(Running { sequence: sequence.as_unsigned()?, since: since.as_milliseconds()? })
+    })
+}
+
+/// What was written in turns.
+fn pairs<T>(value: &Value, read: impl Fn(&Value, &Value) -> Option<T>) -> Option<Vec<T>> {
+    let pairs = list(value)?.chunks(2).map(|pair| match pair {
+        [first, second] => read(first, second),
         _ => None,
     });
-    ticks.collect()
+    pairs.collect()
 }
 
 fn required<T>(table: &Headers, name: &str, read: impl FnOnce(&Value) -> Option<T>) -> Result<T, String> {
@@ -251,14 +254,6 @@ fn list(value: &Value) -> Option<&[Value]> {
         Value::List(values) => Some(values),
         _ => None,
     }
-}
-
-fn number(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-fn unsigned(value: &Value) -> Option<u64> {
-    value.as_int().and_then(|value| u64::try_from(value).ok())
 }
 
 #[cfg(test)]

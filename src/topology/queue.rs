@@ -147,9 +147,8 @@ impl Queue {
                 arguments.insert("x-queue-type", "stream");
                 arguments.insert("x-initial-cluster-size", i64::from(group_size));
                 arguments.insert("x-max-age", format!("{}s", max_age.as_secs().max(1)));
-                arguments.insert("x-max-length-bytes", i64::try_from(max_bytes).unwrap_or(i64::MAX));
-                arguments
-                    .insert("x-stream-max-segment-size-bytes", i64::try_from(segment).unwrap_or(i64::MAX));
+                arguments.insert("x-max-length-bytes", max_bytes);
+                arguments.insert("x-stream-max-segment-size-bytes", segment);
                 return arguments;
             }
         }
@@ -163,7 +162,7 @@ impl Queue {
             arguments.insert("x-message-ttl", ttl);
         }
         if let Some(length) = self.max_length {
-            arguments.insert("x-max-length", i64::try_from(length).unwrap_or(i64::MAX));
+            arguments.insert("x-max-length", length);
         }
         if let Some(expires) = self.expires {
             arguments.insert("x-expires", expires);

@@ -1,7 +1,6 @@
 //! A [`Topology`] as requests, in its order, on a channel of their own.
 
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use amqprs::Ack;
@@ -23,6 +22,7 @@ use amqprs::error::Error as ClientError;
 use async_trait::async_trait;
 
 use crate::error::Error;
+use crate::lock::Lock;
 use crate::message::Headers;
 use crate::name::Name;
 use crate::topology::Binding;
@@ -252,7 +252,7 @@ async fn ask(session: &Session, queue: &Name, question: Question) -> Result<Opti
 #[derive(Clone)]
 pub(super) struct Closing {
     health: Arc<Health>,
-    reason: Arc<Mutex<Option<Closed>>>,
+    reason: Arc<Lock<Option<Closed>>>,
 }
 
 impl Closing {
@@ -261,7 +261,7 @@ impl Closing {
     }
 
     pub(super) fn reason(&self) -> Option<Closed> {
-        self.reason.lock().expect("nothing panics while holding this lock").clone()
+        self.reason.lock().clone()
     }
 
     /// Whether the broker has dealt with all that was sent: it is there still, or said that it closes the channel or the
@@ -281,7 +281,7 @@ impl Closing {
 
     pub(super) fn note(&self, close: &CloseChannel) -> Closed {
         let closed = Closed { code: close.reply_code(), text: close.reply_text().clone() };
-        *self.reason.lock().expect("nothing panics while holding this lock") = Some(closed.clone());
+        *self.reason.lock() = Some(closed.clone());
         self.health.channel_lost();
         closed
     }

@@ -224,7 +224,7 @@ impl Live {
         let mut delivery = Delivery::new(message, deliver.delivery_tag(), self.settler.clone());
         delivery.redelivered = deliver.redelivered();
         delivery.returned = returned;
-        delivery.offset = offset.and_then(|offset| u64::try_from(offset.as_int()?).ok());
+        delivery.offset = offset.and_then(|offset| offset.as_unsigned());
         Some(delivery)
     }
 

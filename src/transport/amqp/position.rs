@@ -72,7 +72,7 @@ impl Position {
     /// Where the broker shall start, as it is told.
     pub(super) fn argument(&self, now: Instant) -> Value {
         if let Some(Mark { offset, .. }) = self.last {
-            return Value::Int(i64::try_from(offset).unwrap_or(i64::MAX));
+            return offset.into();
         }
         let elapsed = self.since.map(|since| now.saturating_duration_since(since));
         match (self.start, elapsed) {
