@@ -4,6 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::error::Error;
+use crate::error::Result;
+
 /// How often a task is attempted and how long it waits between attempts.
 ///
 /// The default: 5 attempts; before the second it waits up to 1 s, then up to 2, 4, 8 s, each a random part of that
@@ -162,6 +165,17 @@ impl RetryPolicy {
             text.push_str(&format!(" within={}ms", within.as_millis()));
         }
         Some(text)
+    }
+
+    /// The same, for a policy that is to travel.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidSetting`] for a custom one.
+    pub(crate) fn checked_text(&self) -> Result<String> {
+        let reason =
+            "a custom policy is a function, which cannot travel; give it to the handler or the consumer";
+        self.to_text().ok_or_else(|| Error::InvalidSetting { setting: "retry", reason: reason.to_owned() })
     }
 
     /// The inverse of [`to_text`](Self::to_text), to the millisecond. Words that it does not know are skipped.

@@ -42,12 +42,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::BoxError;
+use crate::error::Error;
 use crate::history;
 use crate::history::FailedAttempt;
 use crate::lane::Priority;
 use crate::message::Headers;
 use crate::message::Message;
 use crate::message::Value;
+use crate::name::Name;
 use crate::retry::RetryPolicy;
 use crate::task::TaskId;
 use crate::tick::Tick;
@@ -402,6 +404,20 @@ pub(crate) fn encode<T: Serialize>(payload: &T) -> Result<Vec<u8>, BoxError> {
     let mut encoded = Vec::with_capacity(512);
     rmp_serde::encode::write_named(&mut encoded, payload)?;
     Ok(encoded)
+}
+
+/// The payload of a task with that name, which may have so many bytes.
+pub(crate) fn checked(
+    task: &str,
+    payload: Result<Vec<u8>, BoxError>,
+    limit: usize,
+) -> Result<Vec<u8>, Error> {
+    Name::check("task", task)?;
+    let payload = payload.map_err(|source| Error::Encode { task: task.to_owned(), source })?;
+    if payload.len() > limit {
+        return Err(Error::TooLarge { task: task.to_owned(), size: payload.len(), limit });
+    }
+    Ok(payload)
 }
 
 /// The inverse of [`encode`].

@@ -20,7 +20,7 @@ use crate::envelope::Envelope;
 use crate::error::Error;
 use crate::error::Result;
 use crate::message::Headers;
-use crate::name::Name;
+use crate::retry::RetryPolicy;
 use crate::route;
 use crate::route::Route;
 use crate::task::Task;
@@ -117,14 +117,12 @@ impl Producer {
     /// One task, all the way.
     async fn send<T: Task>(&self, task: T, options: &Options) -> Result<Enqueued<T>> {
         let producer = &*self.0;
-        let payload = self.encode(&task)?;
-        let policy = Self::policy(options)?;
+        let payload = envelope::checked(T::NAME, envelope::encode(&task), producer.broker.max_payload())?;
+        let policy = options.retry.as_ref().map(RetryPolicy::checked_text).transpose()?;
         let route = self.route(options.queue.as_deref().unwrap_or(T::QUEUE)).await?;
         let now = producer.broker.clock().now();
         let due = options.start.due(now);
-        if producer.declares && Route::is_delayed(due, now) {
-            Box::pin(producer.broker.declare(Part::Wheel)).await?;
-        }
+        self.declare_wheel(due, now).await?;
         let id = options.id.unwrap_or_else(|| TaskId::at(now));
         let deadline = options.deadline(now);
         in_time(id, due.unwrap_or(now), deadline)?;
@@ -181,30 +179,15 @@ impl Producer {
     async fn prepare(&self, queue: &str, start: Start) -> Result<()> {
         self.route(queue).await?;
         let now = self.0.broker.clock().now();
-        if self.0.declares && Route::is_delayed(start.due(now), now) {
-            self.0.broker.declare(Part::Wheel).await?;
+        self.declare_wheel(start.due(now), now).await
+    }
+
+    /// Declares the delay wheel, if a task that is due then goes through it.
+    async fn declare_wheel(&self, due: Option<Duration>, now: Duration) -> Result<()> {
+        if self.0.declares && Route::is_delayed(due, now) {
+            Box::pin(self.0.broker.declare(Part::Wheel)).await?;
         }
         Ok(())
-    }
-
-    /// The task's own retry policy, as it travels.
-    fn policy(options: &Options) -> Result<Option<String>> {
-        let Some(policy) = &options.retry else { return Ok(None) };
-        let reason =
-            "a custom policy is a function, which cannot travel; give it to the handler or the consumer";
-        let text = policy.to_text();
-        text.map(Some).ok_or_else(|| Error::InvalidSetting { setting: "retry", reason: reason.to_owned() })
-    }
-
-    fn encode<T: Task>(&self, task: &T) -> Result<Vec<u8>> {
-        Name::check("task", T::NAME)?;
-        let payload =
-            envelope::encode(task).map_err(|source| Error::Encode { task: T::NAME.to_owned(), source })?;
-        let limit = self.0.broker.max_payload();
-        if payload.len() > limit {
-            return Err(Error::TooLarge { task: T::NAME.to_owned(), size: payload.len(), limit });
-        }
-        Ok(payload)
     }
 
     /// Publishes; what was deleted meanwhile is declared again, once.

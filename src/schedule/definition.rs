@@ -8,10 +8,12 @@ use super::Overlap;
 use super::Schedule;
 use crate::cadence::Cadence;
 use crate::cadence::Times;
+use crate::envelope;
 use crate::error::Error;
 use crate::error::Result;
 use crate::lane::Priority;
 use crate::name::Name;
+use crate::retry::RetryPolicy;
 use crate::topology::QueueName;
 
 /// What an application has said about a schedule. Two that are equal are the same schedule.
@@ -45,20 +47,10 @@ impl Definition {
     pub(crate) fn check(schedule: Schedule, max_payload: usize) -> Result<Self> {
         let Schedule { name, cadence, task, payload, options } = schedule;
         Name::check("schedule", &name)?;
-        Name::check("task", task)?;
-        let payload = payload.map_err(|source| Error::Encode { task: task.to_owned(), source })?;
-        if payload.len() > max_payload {
-            return Err(Error::TooLarge { task: task.to_owned(), size: payload.len(), limit: max_payload });
-        }
+        let payload = envelope::checked(task, payload, max_payload)?;
         Times::of(&cadence)?;
         options.check()?;
-        let retry = match &options.retry {
-            None => None,
-            Some(policy) => Some(policy.to_text().ok_or_else(|| {
-                let reason = "a custom policy is a function, which cannot travel".to_owned();
-                Error::InvalidSetting { setting: "retry", reason }
-            })?),
-        };
+        let retry = options.retry.as_ref().map(RetryPolicy::checked_text).transpose()?;
         let Options { priority, max_attempts, limit, misfire, overlap, .. } = options;
         Ok(Self {
             name,
@@ -129,7 +121,6 @@ pub(super) mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
-    use crate::retry::RetryPolicy;
     use crate::task::Task;
 
     #[derive(serde::Serialize, serde::Deserialize)]
