@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Settings;
+use super::agenda::Agenda;
 use super::held::Held;
 use super::ledger::Event;
 use super::ledger::Fate;
@@ -65,12 +66,10 @@ pub(super) struct Active<'a> {
     tenure: u64,
     pub(super) queues: Queues,
     pub(super) schedules: HashMap<Arc<str>, Held>,
-    /// Entries that this release does not understand: to give them back is to get them again at once.
-    unreadable: Vec<Delivery>,
     /// When to look at which schedule, since the Unix epoch.
-    due: BTreeSet<(Duration, Arc<str>)>,
+    due: Agenda<Duration>,
     /// When to store which entry anew.
-    refresh: BTreeSet<(Instant, Arc<str>)>,
+    refresh: Agenda<Instant>,
     /// Commands that wait until fewer publishes are without a confirm, in their order.
     backlog: VecDeque<(Box<Command>, Delivery)>,
     /// How much was written when all were last looked at.
@@ -96,9 +95,8 @@ impl<'a> Active<'a> {
             tenure: fastrand::u64(..) >> 1,
             queues: Queues::new(broker),
             schedules: HashMap::with_capacity(loaded.entries.len()),
-            unreadable: Vec::new(),
-            due: BTreeSet::new(),
-            refresh: BTreeSet::new(),
+            due: Agenda::new(),
+            refresh: Agenda::new(),
             backlog: loaded.commands.into(),
             written: 0,
             is_leaving: false,
@@ -117,24 +115,24 @@ impl<'a> Active<'a> {
         loop {
             self.work_off().await;
             let (wake, turn) = (self.act(), Instant::now());
-            tokio::select! {
+            let next = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return End::Shutdown,
-                event = self.ledger.next() => match event {
-                    None => {
-                        if turn.elapsed() > FROZEN {
-                            self.thawed = Some(Instant::now());
-                        }
-                        return End::Lost("the broker has ended the channel, or it was lost");
-                    }
-                    Some(event) => if let Err(why) = self.take(event).await {
-                        return End::Lost(why);
-                    },
-                },
-                () = tokio::time::sleep_until(wake) => {}
-            }
+                event = self.ledger.next() => {
+                    Some(event.ok_or("the broker has ended the channel, or it was lost"))
+                }
+                () = tokio::time::sleep_until(wake) => None,
+            };
             if self.broker.clock().may_be_set() && turn.elapsed() > FROZEN {
                 self.thawed = Some(Instant::now());
+            }
+            let taken = match next {
+                Some(Ok(event)) => self.take(event).await,
+                Some(Err(why)) => Err(why),
+                None => Ok(()),
+            };
+            if let Err(why) = taken {
+                return End::Lost(why);
             }
             if self.ledger.is_silent() {
                 return End::Lost(SILENT);
@@ -184,7 +182,7 @@ impl<'a> Active<'a> {
             self.ledger.mark();
         }
         let is_leased = |until: Instant| self.ledger.lease().is_some_and(|end| end > until);
-        let mut wake = self.refresh.first().map_or(instant + LONGEST_SLEEP, |(at, _)| *at);
+        let mut wake = self.refresh.first().unwrap_or(instant + LONGEST_SLEEP);
         if self.broker.clock().may_be_set() {
             wake = wake.min(instant + NAP);
         }
@@ -192,14 +190,13 @@ impl<'a> Active<'a> {
             // A confirm is the event that goes on.
             return instant + NAP;
         }
-        let Some((due, _)) = self.due.first() else { return wake };
-        let at = instant + due.saturating_sub(now).min(LONGEST_SLEEP);
-        if is_leased(at) {
+        let at = |due: Duration| instant + due.saturating_sub(now).min(LONGEST_SLEEP);
+        let Some(first) = self.due.first().map(at) else { return wake };
+        if is_leased(first) {
             self.fire_due(now);
-            let next = self.due.first().map(|(due, _)| instant + due.saturating_sub(now).min(LONGEST_SLEEP));
-            return next.map_or(wake, |next| wake.min(next));
+            return self.due.first().map_or(wake, |next| wake.min(at(next)));
         }
-        let renew = at.checked_sub(AHEAD).unwrap_or(instant);
+        let renew = first.checked_sub(AHEAD).unwrap_or(instant);
         if renew <= instant {
             // Its return is the event that goes on.
             self.ledger.mark();
@@ -219,31 +216,20 @@ impl<'a> Active<'a> {
 
     fn fire_due(&mut self, now: Duration) {
         while self.ledger.unconfirmed() < WINDOW
-            && let Some((due, name)) = self.due.pop_first()
+            && let Some(name) = self.due.pop(now)
         {
-            if due > now {
-                self.due.insert((due, name));
-                return;
-            }
             self.decide(&name, now);
         }
     }
 
     /// Something about a schedule has changed: looks at it as soon as ticks may be fired.
     pub(super) fn look_at(&mut self, name: &Arc<str>) {
-        let Some(held) = self.schedules.get_mut(name) else { return };
-        if let Some(due) = held.due.replace(Duration::ZERO) {
-            self.due.remove(&(due, name.clone()));
-        }
-        self.due.insert((Duration::ZERO, name.clone()));
+        self.due.set(name, Some(Duration::ZERO));
     }
 
     /// Does what is to be done about a schedule now.
     fn decide(&mut self, name: &Arc<str>, now: Duration) {
         let Some(held) = self.schedules.get_mut(name) else { return };
-        if let Some(due) = held.due.take() {
-            self.due.remove(&(due, name.clone()));
-        }
         if self.is_leaving {
             return;
         }
@@ -254,8 +240,7 @@ impl<'a> Active<'a> {
             let Entry { definition, state } = &*held.entry;
             match plan(definition, &held.times, state, now, self.settings.misfire_after) {
                 Move::Wait(until) => {
-                    held.due = until;
-                    self.due.extend(until.map(|until| (until, name.clone())));
+                    self.due.set(name, until);
                     return;
                 }
                 Move::PassOver { passed, why } => {
@@ -273,8 +258,7 @@ impl<'a> Active<'a> {
                 }
             }
         }
-        held.due = Some(now);
-        self.due.insert((now, name.clone()));
+        self.due.set(name, Some(now));
     }
 
     /// Publishes a schedule's next entry, and with it the task of a tick.
@@ -285,19 +269,17 @@ impl<'a> Active<'a> {
         tick: Option<Tick>,
         cause: Option<(Box<Command>, Delivery)>,
     ) {
-        let Some(held) = self.schedules.get_mut(name) else { return };
-        if let Some(due) = held.due.take() {
-            self.due.remove(&(due, name.clone()));
-        }
-        if let Some(at) = held.refresh_at.take() {
-            self.refresh.remove(&(at, name.clone()));
-        }
+        self.due.set(name, None);
+        self.refresh.set(name, None);
         next.state.version += 1;
         if tick.is_some() {
             next.state.fired_by(self.tenure);
         }
-        held.send(next.clone(), tick.clone(), cause);
-        self.send(name, &next, tick, self.broker.clock().now());
+        let sent = Instant::now();
+        self.send(name, &next, tick.clone(), self.broker.clock().now());
+        if let Some(held) = self.schedules.get_mut(name) {
+            held.send(next, sent, tick, cause);
+        }
     }
 
     fn send(&mut self, name: &Arc<str>, entry: &Entry, tick: Option<Tick>, now: Duration) {
@@ -365,8 +347,7 @@ impl<'a> Active<'a> {
                 pending.refuse();
                 let at = self.broker.clock().now() + wait;
                 tracing::warn!(%schedule, ?wait, "a queue refused its tick: it is sent again");
-                held.due = Some(at);
-                self.due.insert((at, schedule));
+                self.due.set(&schedule, Some(at));
                 return Ok(());
             }
             // It is over with the channel, which the next event tells.
@@ -424,7 +405,7 @@ impl<'a> Active<'a> {
             // Of a later release. It stays in the ledger for one that can read it.
             Err(error) => {
                 tracing::error!(schedule = %name, %error, "this schedule is not understood");
-                self.unreadable.push(message);
+                self.ledger.leave_alone(message);
             }
         }
     }
@@ -435,11 +416,8 @@ impl<'a> Active<'a> {
         // Spread, because after a takeover all are equally old.
         let spread = 0.5 + fastrand::f64() / 2.0;
         let at = self.settings.refresh_after().map(|time| Instant::now() + time.mul_f64(spread));
-        if let Some(old) = std::mem::replace(&mut held.refresh_at, at) {
-            self.refresh.remove(&(old, name.clone()));
-        }
         held.written = self.ledger.written();
-        self.refresh.extend(at.map(|at| (at, name.clone())));
+        self.refresh.set(name, at);
     }
 
     /// Stores entries anew that are as old as the broker may let us hold them, or pin too much of its log.
@@ -447,23 +425,16 @@ impl<'a> Active<'a> {
         if self.ledger.written() - self.written > MOST_PINNED {
             let limit = self.written;
             self.written = self.ledger.written();
-            for (name, held) in &mut self.schedules {
-                if held.written <= limit
-                    && let Some(at) = held.refresh_at
-                {
-                    self.refresh.remove(&(at, name.clone()));
-                    let sooner = at.min(now + SPREAD.mul_f64(fastrand::f64()));
-                    held.refresh_at = Some(sooner);
-                    self.refresh.insert((sooner, name.clone()));
+            for (name, _) in self.schedules.iter().filter(|(_, held)| held.written <= limit) {
+                if let Some(at) = self.refresh.get(name) {
+                    self.refresh.set(name, Some(at.min(now + SPREAD.mul_f64(fastrand::f64()))));
                 }
             }
         }
         while self.ledger.unconfirmed() < WINDOW
-            && self.refresh.first().is_some_and(|(at, _)| *at <= now)
-            && let Some((_, name)) = self.refresh.pop_first()
+            && let Some(name) = self.refresh.pop(now)
         {
-            let Some(held) = self.schedules.get_mut(&name) else { continue };
-            held.refresh_at = None;
+            let Some(held) = self.schedules.get(&name) else { continue };
             // One on its way is as good.
             if !held.is_pending() {
                 let entry = held.entry.clone();
@@ -474,14 +445,9 @@ impl<'a> Active<'a> {
 
     /// Takes a schedule out.
     pub(super) fn forget(&mut self, name: &Arc<str>) -> Option<Held> {
-        let held = self.schedules.remove(name)?;
-        if let Some(due) = held.due {
-            self.due.remove(&(due, name.clone()));
-        }
-        if let Some(at) = held.refresh_at {
-            self.refresh.remove(&(at, name.clone()));
-        }
-        Some(held)
+        self.due.set(name, None);
+        self.refresh.set(name, None);
+        self.schedules.remove(name)
     }
 }
 

@@ -26,12 +26,12 @@ use crate::transport::Publish;
 pub(super) const MOST_SCHEDULES: usize = 60_000;
 /// How long a message of an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a task may take.
+/// How many of them are on their way at a time.
+const ANSWERS: usize = 128;
+/// How long the task of a tick in doubt may take.
 const TASK_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long until it is tried again.
 const TASK_PAUSE: Duration = Duration::from_secs(1);
-/// How many of them are on their way at a time.
-const ANSWERS: usize = 128;
 
 impl Active<'_> {
     /// Does what a command wants. Its message is acknowledged once that is stored.

@@ -1,7 +1,6 @@
 //! [`Held`]: one schedule, as the active scheduler holds it.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -27,10 +26,6 @@ pub(super) struct Held {
     pending: Option<Pending>,
     /// Commands that came meanwhile.
     pub(super) waiting: VecDeque<(Box<Command>, Delivery)>,
-    /// When to look at it next, since the Unix epoch.
-    pub(super) due: Option<Duration>,
-    /// When to store it anew.
-    pub(super) refresh_at: Option<Instant>,
     /// How much had been written to the ledger when it was stored.
     pub(super) written: u64,
 }
@@ -72,8 +67,6 @@ impl Held {
             reports: Vec::new(),
             pending: None,
             waiting: VecDeque::new(),
-            due: None,
-            refresh_at: None,
             written: 0,
         }
     }
@@ -110,7 +103,7 @@ impl Held {
 
     /// Whether a queue has refused it, and the ledger has not.
     pub(super) fn is_refused(&self, entry: &Entry) -> bool {
-        self.refused().is_some() && entry.is_newer_than(&self.entry)
+        self.pending.as_ref().is_some_and(|pending| pending.refusals > 0) && entry.is_newer_than(&self.entry)
     }
 
     pub(super) fn is_pending(&self) -> bool {
@@ -130,6 +123,7 @@ impl Held {
     pub(super) fn send(
         &mut self,
         next: Box<Entry>,
+        sent: Instant,
         tick: Option<Tick>,
         cause: Option<(Box<Command>, Delivery)>,
     ) {
@@ -141,7 +135,7 @@ impl Held {
         });
         self.pending = Some(Pending {
             next,
-            sent: Instant::now(),
+            sent,
             refusals: 0,
             echo: None,
             confirm: Confirm::Awaited,

@@ -30,7 +30,7 @@ use crate::transport::Tenure;
 const LEASE: Duration = Duration::from_secs(3);
 
 /// How long one that was sent may take to come back, and how long a confirm may.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The ledger, while it is ours.
 pub(super) struct Ledger {
@@ -108,7 +108,7 @@ impl Ledger {
                 Ok(record) => return Poll::Ready(Some(Event::Delivered(record, delivery))),
                 Err(why) if is_entry => {
                     tracing::error!(queue = %self.key, why, "a schedule that this release does not understand: it is left alone");
-                    self.unread.push(delivery);
+                    self.leave_alone(delivery);
                 }
                 Err(why) => {
                     tracing::error!(queue = %self.key, why, "message is nothing of a scheduler's: dead-lettered");
@@ -118,7 +118,7 @@ impl Ledger {
         }
     }
 
-    /// Publishes to the ledger, and by `to` to a lane as well.
+    /// Publishes to the ledger, alone or beside a lane.
     pub(super) fn publish(&mut self, schedule: &Arc<str>, version: u64, publish: &Publish) {
         self.written += (publish.message.body.len() + OVERHEAD) as u64;
         let (schedule, sending) = (schedule.clone(), self.tenure.publish(publish, PATIENCE));
@@ -144,6 +144,11 @@ impl Ledger {
             let publish = self.only(Record::marker(id));
             drop(self.tenure.publish(&publish, PATIENCE));
         }
+    }
+
+    /// Keeps an entry of a later release: to give it back is to get it again at once.
+    pub(super) fn leave_alone(&mut self, entry: Delivery) {
+        self.unread.push(entry);
     }
 
     /// A message of ours that was sent then has come back.

@@ -2,19 +2,16 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::timeout;
 
 use super::ledger::Event;
 use super::ledger::Ledger;
+use super::ledger::PATIENCE;
 use crate::schedule::Command;
 use crate::schedule::Entry;
 use crate::schedule::Record;
 use crate::transport::Delivery;
-
-/// How long the ledger may be silent before its marker is back.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// All that was in the ledger when it became ours.
 pub(super) struct Loaded {

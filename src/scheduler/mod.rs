@@ -14,6 +14,7 @@
 //! once: the broker puts the same message into the lane and into the queue of the schedules.
 
 mod active;
+mod agenda;
 mod commands;
 mod held;
 mod ledger;

@@ -24,7 +24,6 @@ use crate::topology::QueueName;
 const PERIOD: Duration = Duration::from_secs(60);
 /// How long that may take. What cannot be declared is most often there, with other arguments.
 const LIMIT: Duration = Duration::from_secs(5);
-
 /// How many are declared at a time.
 const AT_ONCE: usize = 8;
 
@@ -66,8 +65,7 @@ impl Queues {
     /// Sees to it that `queue` is there.
     pub(super) async fn add(&mut self, queue: &QueueName) {
         if !self.routes.contains_key(queue) {
-            declare(&self.broker, queue).await;
-            self.routes.insert(queue.clone(), self.broker.route(queue.clone()));
+            self.add_all([queue.clone()]).await;
         }
     }
 
