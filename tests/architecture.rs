@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["error", "lock"],
     &["name", "message", "clock", "lane", "outcome", "retry"],
     &["cadence"],
-    &["task", "history"],
+    &["task", "failures"],
     &["tick"],
     &["topology", "handler", "envelope", "reply"],
     &["schedule"],

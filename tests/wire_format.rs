@@ -183,8 +183,10 @@ async fn a_task_as_it_is_retried_and_as_it_dies() {
     let due = take_time(&mut letter.headers, "taskhare-due");
     let enqueued_at = take_time(&mut letter.headers, "taskhare-enqueued-at");
     let dead_at = take_time(&mut letter.headers, "taskhare-dead-at");
-    let Some(Value::List(history)) = letter.headers.remove("taskhare-history") else { panic!("no history") };
-    for (entry, (attempt, error)) in history.iter().zip([(1, "the disk is full"), (2, "no such image")]) {
+    let Some(Value::List(failures)) = letter.headers.remove("taskhare-failures") else {
+        panic!("no failures")
+    };
+    for (entry, (attempt, error)) in failures.iter().zip([(1, "the disk is full"), (2, "no such image")]) {
         let Value::Table(entry) = entry else { panic!("{entry:?}") };
         let mut entry = entry.clone();
         take_time(&mut entry, "started");
@@ -194,7 +196,7 @@ async fn a_task_as_it_is_retried_and_as_it_dies() {
                 .collect();
         assert_eq!(entry, expected);
     }
-    assert_eq!(history.len(), 2);
+    assert_eq!(failures.len(), 2);
     // One is rounded up to the millisecond, the other down.
     assert!(enqueued_at + 30_000 <= due && due <= dead_at + 1, "{enqueued_at}, {due}, {dead_at}");
     let headers: Headers = [

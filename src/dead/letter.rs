@@ -11,7 +11,7 @@ use crate::envelope::Envelope;
 use crate::envelope::Foreign;
 use crate::error::Error;
 use crate::error::Result;
-use crate::history::FailedAttempt;
+use crate::failures::FailedAttempt;
 use crate::message::Message;
 use crate::outcome::DeadReason;
 use crate::task::Task;
@@ -106,8 +106,8 @@ impl DeadLetter {
 
     /// Its last attempts, at most 10, the first one first; nothing of those that crashed.
     #[must_use]
-    pub fn history(&self) -> &[FailedAttempt] {
-        &self.death.history
+    pub fn failures(&self) -> &[FailedAttempt] {
+        &self.death.failures
     }
 
     /// When it was enqueued, by the enqueuer's clock. `None` for what is not a task.

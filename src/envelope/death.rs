@@ -6,7 +6,7 @@
 //! | `taskhare-error` | the last failure, at most 2 KiB |
 //! | `taskhare-dead-at` | when, in milliseconds since the Unix epoch |
 //! | `taskhare-queue` | the queue it was in |
-//! | `taskhare-history` | its last attempts |
+//! | `taskhare-failures` | its last attempts |
 //!
 //! A consumer writes them. What the broker dead-letters by itself has its `x-death` instead: what it takes from a lane is
 //! past its deadline (`expired`), has come back too often (`delivery_limit`), or was rejected by a consumer because the
@@ -15,14 +15,14 @@
 use std::time::Duration;
 
 use super::ERROR;
-use super::HISTORY;
+use super::FAILURES;
 use super::HOLD;
 use super::LONGEST_ERROR;
 use super::QUEUE;
 use super::RETURNED;
 use super::milliseconds;
-use crate::history;
-use crate::history::FailedAttempt;
+use crate::failures;
+use crate::failures::FailedAttempt;
 use crate::message::Headers;
 use crate::message::Message;
 use crate::message::Value;
@@ -39,7 +39,7 @@ pub(crate) struct Death {
     pub(crate) queue: Option<String>,
     pub(crate) at: Option<Duration>,
     /// The last attempts.
-    pub(crate) history: Vec<FailedAttempt>,
+    pub(crate) failures: Vec<FailedAttempt>,
 }
 
 impl Death {
@@ -52,7 +52,7 @@ impl Death {
             error: text(ERROR).map(str::to_owned),
             queue: text(QUEUE).map(str::to_owned),
             at: milliseconds(headers, DEAD_AT).or_else(|| time_by_broker(headers)),
-            history: history::read(headers.get(HISTORY)),
+            failures: failures::read(headers.get(FAILURES)),
         }
     }
 }
@@ -70,7 +70,7 @@ pub(crate) fn dead_letter(
     message.headers.remove(HOLD);
     message.headers.remove(RETURNED);
     message.headers.insert(REASON, reason.as_str());
-    message.headers.insert(ERROR, history::excerpt(error, LONGEST_ERROR));
+    message.headers.insert(ERROR, failures::excerpt(error, LONGEST_ERROR));
     message.headers.insert(QUEUE, queue);
     message.headers.insert(DEAD_AT, now);
     message
@@ -85,7 +85,7 @@ pub(crate) fn expired_at(message: &Message) -> Option<Duration> {
 
 /// Removes what [`dead_letter`] added, and what is remembered of earlier attempts.
 pub(super) fn forget(headers: &mut Headers) {
-    for name in [REASON, ERROR, HISTORY, QUEUE, DEAD_AT] {
+    for name in [REASON, ERROR, FAILURES, QUEUE, DEAD_AT] {
         headers.remove(name);
     }
 }
@@ -156,7 +156,7 @@ mod tests {
                 error: Some("no such image".to_owned()),
                 queue: Some("mail".to_owned()),
                 at: Some(now),
-                history: Vec::new(),
+                failures: Vec::new(),
             };
             assert_eq!(Death::read(&letter.headers), expected);
         }

@@ -26,7 +26,7 @@
 //! | `taskhare-first-due` | of a retried task that was delayed, or of a deferred one: when its first attempt was due, in milliseconds |
 //! | `taskhare-turn` | of a task that waits because of a rate limit: the turn that it was promised, in milliseconds |
 //! | `taskhare-error` | the last failure, at most 2 KiB |
-//! | `taskhare-history` | the last 10 attempts: number, start, time taken, error |
+//! | `taskhare-failures` | the last 10 attempts: number, start, time taken, error |
 //! | `taskhare-queue` | of a delayed task or a dead letter: its queue |
 //! | `taskhare-reason`, `taskhare-dead-at` | of a dead letter: why, when; see [`Death`] |
 //!
@@ -43,8 +43,8 @@ use serde::de::DeserializeOwned;
 
 use crate::error::BoxError;
 use crate::error::Error;
-use crate::history;
-use crate::history::FailedAttempt;
+use crate::failures;
+use crate::failures::FailedAttempt;
 use crate::lane::Priority;
 use crate::message::Headers;
 use crate::message::Message;
@@ -81,7 +81,7 @@ const RETRY: &str = "taskhare-retry";
 const FIRST_DUE: &str = "taskhare-first-due";
 const TURN: &str = "taskhare-turn";
 const ERROR: &str = "taskhare-error";
-const HISTORY: &str = "taskhare-history";
+const FAILURES: &str = "taskhare-failures";
 const QUEUE: &str = "taskhare-queue";
 
 /// The headers that are fields of an [`Envelope`], or follow from where it goes.
@@ -355,7 +355,7 @@ impl Envelope {
         self.attempt = self.attempt.saturating_add(1);
         self.returned = 0;
         (self.due, self.hold) = (Some(due), None);
-        self.rest.insert(ERROR, history::excerpt(error, LONGEST_ERROR));
+        self.rest.insert(ERROR, failures::excerpt(error, LONGEST_ERROR));
         self
     }
 
@@ -379,8 +379,8 @@ impl Envelope {
 
     /// Notes an attempt that failed.
     pub(crate) fn remember(&mut self, attempt: &FailedAttempt) {
-        let history = self.rest.remove(HISTORY);
-        self.rest.insert(HISTORY, history::append(history, attempt));
+        let failures = self.rest.remove(FAILURES);
+        self.rest.insert(FAILURES, failures::append(failures, attempt));
     }
 
     /// The policy that travels with it. One that this release cannot read is as good as none.
@@ -593,7 +593,7 @@ mod tests {
     }
 
     #[test]
-    fn policy_and_history_travel_with_a_task() {
+    fn policy_and_failures_travel_with_a_task() {
         let policy = RetryPolicy::fixed(Duration::from_secs(1));
         let attempt = FailedAttempt::new(1, Duration::from_secs(1_700_000_000), Duration::ZERO, "too late");
         let mut envelope = envelope();
@@ -602,6 +602,6 @@ mod tests {
         envelope.remember(&attempt);
         let opened = Envelope::open(envelope.retry(Duration::from_secs(1_700_000_001), "").seal()).unwrap();
         assert_eq!(opened.policy(), Some(policy));
-        assert_eq!(history::read(opened.rest.get(HISTORY)), [attempt]);
+        assert_eq!(failures::read(opened.rest.get(FAILURES)), [attempt]);
     }
 }

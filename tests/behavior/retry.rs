@@ -248,7 +248,7 @@ async fn a_policy_that_cannot_travel_is_refused() {
 async fn a_dead_letter_tells_of_its_last_ten_attempts() {
     let (broker, _, _consumer) = run(Act::Fail, RetryPolicy::fixed(SECOND).max_attempts(14)).await;
     let letter = dead_letter(&broker).await;
-    let Some(Value::List(history)) = letter.headers.get("taskhare-history") else { panic!("{letter:?}") };
+    let Some(Value::List(failures)) = letter.headers.get("taskhare-failures") else { panic!("{letter:?}") };
     let entry = |entry: &Value| match entry {
         Value::Table(entry) => (
             entry.get("attempt").and_then(Value::as_int).unwrap(),
@@ -257,5 +257,5 @@ async fn a_dead_letter_tells_of_its_last_ten_attempts() {
         other => panic!("{other:?}"),
     };
     let expected: Vec<_> = (5..=14).map(|attempt| (attempt, "as told".to_owned())).collect();
-    assert_eq!(history.iter().map(entry).collect::<Vec<_>>(), expected);
+    assert_eq!(failures.iter().map(entry).collect::<Vec<_>>(), expected);
 }

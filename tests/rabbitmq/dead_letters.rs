@@ -307,7 +307,7 @@ async fn what_the_broker_dead_letters_reads_the_same() {
         assert!(early.is_ok() || early.is_err_and(|early| early < Duration::from_secs(1)), "{early:?}");
         assert_eq!(letter.queue(), "default");
     }
-    let numbers: Vec<u32> = listed[2].history().iter().map(|attempt| attempt.number).collect();
+    let numbers: Vec<u32> = listed[2].failures().iter().map(|attempt| attempt.number).collect();
     assert_eq!(numbers, [1, 2]);
     assert_eq!(letters.requeue_all().await.unwrap(), 3);
     assert_eq!(broker.waiting("default").await.unwrap(), 3, "none expires again");

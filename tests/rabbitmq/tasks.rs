@@ -95,7 +95,7 @@ async fn outputs_retries_and_rejections_reach_the_enqueuer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_enqueuers_policy_and_the_history_travel_with_a_task() {
+async fn the_enqueuers_policy_and_the_failures_travel_with_a_task() {
     let (broker, _) = broker().await;
     let consumer = Consumer::builder(&broker)
         .handler_fn(
@@ -110,8 +110,8 @@ async fn the_enqueuers_policy_and_the_history_travel_with_a_task() {
     producer.enqueue(Double(0)).retry(policy).await.unwrap();
     let letter = dead_letter(&broker).await;
     assert_eq!(reason(&letter), "attempts-exhausted");
-    let Some(Value::List(history)) = letter.headers.get("taskhare-history") else { panic!("{letter:?}") };
-    let errors: Vec<&str> = history
+    let Some(Value::List(failures)) = letter.headers.get("taskhare-failures") else { panic!("{letter:?}") };
+    let errors: Vec<&str> = failures
         .iter()
         .map(|entry| match entry {
             Value::Table(entry) => entry.get("error").and_then(Value::as_text).unwrap(),

@@ -35,7 +35,7 @@ pub(super) fn dead_letter(dead: &Dead, queue: &Name, to: &DeadLetter, time: u64)
     let Dead { origin, message, reason } = dead;
     let mut message = message.clone();
     let headers = &mut message.headers;
-    headers.insert("x-death", Value::List(history(headers, origin, queue, *reason, time)));
+    headers.insert("x-death", Value::List(with_death(headers, origin, queue, *reason, time)));
     if headers.get("x-first-death-reason").is_none() {
         headers.insert("x-first-death-reason", reason.as_str());
         headers.insert("x-first-death-queue", queue.as_str());
@@ -50,7 +50,7 @@ pub(super) fn dead_letter(dead: &Dead, queue: &Name, to: &DeadLetter, time: u64)
 }
 
 /// The deaths so far and this one, the newest first; one entry for each queue and reason.
-fn history(headers: &Headers, origin: &Origin, queue: &Name, reason: Reason, time: u64) -> Vec<Value> {
+fn with_death(headers: &Headers, origin: &Origin, queue: &Name, reason: Reason, time: u64) -> Vec<Value> {
     let is_same =
         |death: &Headers| is(death, "queue", queue.as_str()) && is(death, "reason", reason.as_str());
     let (same, others): (Vec<&Headers>, Vec<&Headers>) = deaths(headers).partition(|death| is_same(death));

@@ -17,7 +17,7 @@ const STARTED: &str = "started";
 const TOOK: &str = "took";
 const ERROR: &str = "error";
 
-/// An attempt that failed. A task carries the last 10 with it, in its header `taskhare-history`.
+/// An attempt that failed. A task carries the last 10 with it, in its header `taskhare-failures`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FailedAttempt {
