@@ -30,17 +30,21 @@ impl Priority {
     }
 }
 
-/// One priority level of a queue, and one queue on the broker.
+/// One priority level of a queue, and one queue on the broker. A task's [`Priority`] chooses it, or its deadline, if that
+/// is near: see [`urgent_within`](crate::BrokerBuilder::urgent_within).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Lane {
+pub enum Lane {
+    /// Overtakes the others.
     Urgent,
+    /// The usual.
     Normal,
+    /// When there is room.
     Low,
 }
 
 impl Lane {
     /// Most urgent first.
-    pub(crate) const ALL: [Self; 3] = [Self::Urgent, Self::Normal, Self::Low];
+    pub const ALL: [Self; 3] = [Self::Urgent, Self::Normal, Self::Low];
 
     /// The lane for a priority.
     pub(crate) fn of(priority: Priority) -> Self {
@@ -59,8 +63,14 @@ impl Lane {
         }
     }
 
+    /// The inverse of [`as_str`](Self::as_str).
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|lane| lane.as_str() == text)
+    }
+
     /// As it is written in the names of queues.
-    pub(crate) fn as_str(self) -> &'static str {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Urgent => "urgent",
             Self::Normal => "normal",

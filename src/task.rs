@@ -6,6 +6,7 @@ use std::time::Duration;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
+use serde::Deserialize;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Builder;
@@ -51,8 +52,9 @@ pub trait Task: Serialize + DeserializeOwned + Send + 'static {
 
 /// Identifies one task through all its attempts: what a handler keys its own idempotence on.
 ///
-/// A UUID; new ones are of version 7, which sort by the millisecond.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// A UUID; new ones are of version 7, which sort by the millisecond. Serde writes it as text, or as 16 bytes where the
+/// format is not for humans.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TaskId(Uuid);
 
 impl TaskId {

@@ -17,7 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["task", "failures"],
     &["tick"],
     &["topology", "handler", "envelope", "reply"],
-    &["schedule"],
+    &["schedule", "event"],
     &["transport"],
     &["transport::in_process", "transport::amqp"],
     &["route", "log", "inbox"],

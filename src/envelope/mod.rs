@@ -38,8 +38,8 @@ mod death;
 use std::borrow::Cow;
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::error::BoxError;
 use crate::error::Error;
@@ -421,7 +421,7 @@ pub(crate) fn checked(
 }
 
 /// The inverse of [`encode`].
-pub(crate) fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, BoxError> {
+pub(crate) fn decode<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, BoxError> {
     Ok(rmp_serde::from_slice(payload)?)
 }
 

@@ -1,0 +1,414 @@
+//! How events travel: [`Batch`], many events of tasks in a message, and a message for each of a consumer.
+//!
+//! | where | what |
+//! | --- | --- |
+//! | `type` | `taskhare.events`, or `taskhare.consumer` |
+//! | `taskhare-source` | the process |
+//! | `taskhare-sequence` | the number of the message among those of that process, from 1. One that is sent again, because it was not confirmed, has the same |
+//! | `taskhare-missed` | how many events before these were never written; absent: none |
+//! | body | MessagePack: a list of entries with short names, or a [`ConsumerEvent`] |
+//!
+//! A reader leaves out entries of a kind that it does not know, and names.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use super::Event;
+use super::consumer::ConsumerEvent;
+use super::task::Kind;
+use super::task::TaskChange;
+use super::task::TaskEvent;
+use super::times::at_epoch;
+use super::times::since_epoch;
+use super::times::to_micros;
+use crate::envelope;
+use crate::lane::Lane;
+use crate::lane::Priority;
+use crate::message::Headers;
+use crate::message::Message;
+use crate::message::Value;
+use crate::outcome::DeadReason;
+use crate::task::TaskId;
+
+const TASKS: &str = "taskhare.events";
+const CONSUMER: &str = "taskhare.consumer";
+const SOURCE: &str = "taskhare-source";
+const SEQUENCE: &str = "taskhare-sequence";
+const MISSED: &str = "taskhare-missed";
+
+/// Which message it is of all that say something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    /// The process.
+    pub(crate) source: Arc<str>,
+    /// From 1, and each one larger than those before.
+    pub(crate) sequence: u64,
+}
+
+/// Events that travel together.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Batch {
+    pub(crate) stamp: Stamp,
+    pub(crate) events: Vec<Event>,
+}
+
+/// An event of a task, field by field. What has no field is absent.
+#[derive(Serialize, Deserialize)]
+struct Entry<'a> {
+    /// Its [`Kind`].
+    #[serde(rename = "k", borrow)]
+    kind: Cow<'a, str>,
+    #[serde(rename = "i")]
+    id: TaskId,
+    #[serde(rename = "n", borrow)]
+    name: Cow<'a, str>,
+    #[serde(rename = "q", borrow)]
+    queue: Cow<'a, str>,
+    /// Microseconds since the Unix epoch, like all times of day here.
+    #[serde(rename = "t")]
+    at: u64,
+    #[serde(rename = "a", default = "first", skip_serializing_if = "is_first")]
+    attempt: u32,
+    /// What follows the source in the name of who says so.
+    #[serde(rename = "c", borrow, default, skip_serializing_if = "str::is_empty")]
+    by: Cow<'a, str>,
+    #[serde(rename = "l", borrow, default, skip_serializing_if = "Option::is_none")]
+    lane: Option<&'a str>,
+    #[serde(rename = "p", borrow, default, skip_serializing_if = "Option::is_none")]
+    priority: Option<&'a str>,
+    #[serde(rename = "u", default, skip_serializing_if = "Option::is_none")]
+    due: Option<u64>,
+    #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
+    deadline: Option<u64>,
+    #[serde(rename = "s", borrow, default, skip_serializing_if = "Option::is_none")]
+    schedule: Option<Cow<'a, str>>,
+    #[serde(rename = "w", default, skip_serializing_if = "Option::is_none")]
+    waited: Option<u64>,
+    #[serde(rename = "y", default, skip_serializing_if = "is_false")]
+    delayed: bool,
+    #[serde(rename = "r", default, skip_serializing_if = "is_false")]
+    redelivered: bool,
+    #[serde(rename = "m", default, skip_serializing_if = "Option::is_none")]
+    limit: Option<u64>,
+    #[serde(rename = "d", default, skip_serializing_if = "Option::is_none")]
+    done: Option<u64>,
+    #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
+    total: Option<u64>,
+    /// A note, an error, the consumer that is lost.
+    #[serde(rename = "e", borrow, default, skip_serializing_if = "Option::is_none")]
+    text: Option<Cow<'a, str>>,
+    #[serde(rename = "f", borrow, default, skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    #[serde(rename = "z", default, skip_serializing_if = "Option::is_none")]
+    ran: Option<u64>,
+}
+
+fn first() -> u32 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_first(attempt: &u32) -> bool {
+    *attempt == 1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+impl Batch {
+    /// A message with these events, and the word that `missed` others before them were never written.
+    pub(crate) fn seal(stamp: &Stamp, events: &[TaskEvent], missed: u64) -> Message {
+        let entries: Vec<Entry<'_>> = events.iter().map(|event| Entry::of(event, &stamp.source)).collect();
+        // Nothing in it can fail to be encoded.
+        let body = envelope::encode(&entries).unwrap_or_default();
+        let mut message = sealed(TASKS, stamp, body);
+        if missed > 0 {
+            message.headers.insert(MISSED, missed);
+        }
+        message
+    }
+
+    /// `None` if the message is something else, or of a later release.
+    pub(crate) fn open(message: &Message) -> Option<Self> {
+        let headers = &message.headers;
+        let source: Arc<str> = headers.get(SOURCE)?.as_text()?.into();
+        let stamp = Stamp { source, sequence: headers.get(SEQUENCE)?.as_unsigned()? };
+        let events = match message.kind.as_deref()? {
+            TASKS => {
+                let entries: Vec<Entry<'_>> = envelope::decode(&message.body).ok()?;
+                let missed = headers.get(MISSED).and_then(Value::as_unsigned).map(Event::Missed);
+                let tasks = entries.into_iter().filter_map(|entry| entry.event(&stamp.source));
+                missed.into_iter().chain(tasks.map(Event::Task)).collect()
+            }
+            CONSUMER => vec![Event::Consumer(envelope::decode(&message.body).ok()?)],
+            _ => return None,
+        };
+        Some(Self { stamp, events })
+    }
+}
+
+/// A message with what a consumer says.
+pub(crate) fn announce(stamp: &Stamp, event: &ConsumerEvent) -> Message {
+    // Nothing in it can fail to be encoded.
+    sealed(CONSUMER, stamp, envelope::encode(event).unwrap_or_default())
+}
+
+fn sealed(kind: &'static str, stamp: &Stamp, body: Vec<u8>) -> Message {
+    let mut headers = Headers::new();
+    headers.insert(SOURCE, &*stamp.source);
+    headers.insert(SEQUENCE, stamp.sequence);
+    Message { kind: Some(kind.into()), headers, body, ..Message::default() }
+}
+
+impl<'a> Entry<'a> {
+    fn of(event: &'a TaskEvent, source: &str) -> Self {
+        let TaskEvent { id, name, queue, lane, attempt, at, by, change } = event;
+        let mut entry = Self {
+            kind: change.kind().as_str().into(),
+            id: *id,
+            name: name.as_ref().into(),
+            queue: queue.as_ref().into(),
+            at: since_epoch(*at),
+            attempt: *attempt,
+            by: by.strip_prefix(source).unwrap_or(by).into(),
+            lane: lane.map(Lane::as_str),
+            priority: None,
+            due: None,
+            deadline: None,
+            schedule: None,
+            waited: None,
+            delayed: false,
+            redelivered: false,
+            limit: None,
+            done: None,
+            total: None,
+            text: None,
+            reason: None,
+            ran: None,
+        };
+        match change {
+            TaskChange::Accepted { priority, due, deadline, schedule } => {
+                entry.priority = Some(priority.as_str());
+                entry.due = due.map(since_epoch);
+                entry.deadline = deadline.map(since_epoch);
+                entry.schedule = schedule.as_deref().map(Cow::from);
+            }
+            TaskChange::Started { waited, delayed, redelivered, limit } => {
+                entry.waited = Some(to_micros(*waited));
+                (entry.delayed, entry.redelivered) = (*delayed, *redelivered);
+                entry.limit = limit.map(to_micros);
+            }
+            TaskChange::Progress { done, total, note } => {
+                (entry.done, entry.total) = (Some(*done), *total);
+                entry.text = (!note.is_empty()).then(|| note.as_str().into());
+            }
+            TaskChange::Succeeded { ran, total } => {
+                (entry.ran, entry.total) = (Some(to_micros(*ran)), Some(to_micros(*total)));
+            }
+            TaskChange::Failed { ran, error } => {
+                entry.ran = Some(to_micros(*ran));
+                entry.text = Some(error.as_str().into());
+            }
+            TaskChange::Retrying { due } => entry.due = Some(since_epoch(*due)),
+            TaskChange::Expired { reason, total } => {
+                entry.reason = Some(reason.as_str());
+                entry.total = total.map(to_micros);
+            }
+            TaskChange::Dead { reason, error, total } => {
+                entry.reason = Some(reason.as_str());
+                entry.text = error.as_deref().map(Cow::from);
+                entry.total = total.map(to_micros);
+            }
+            TaskChange::Lost { consumer } => entry.text = Some(consumer.as_ref().into()),
+            TaskChange::Cancelled | TaskChange::HandedBack | TaskChange::Redriven => {}
+        }
+        entry
+    }
+
+    /// `None` if it is of a kind that this release does not know.
+    fn event(self, source: &Arc<str>) -> Option<TaskEvent> {
+        let time = |micros: Option<u64>| micros.map(at_epoch);
+        let span = |micros: Option<u64>| micros.map(Duration::from_micros);
+        let text = self.text.map(Cow::into_owned);
+        let reason = self.reason.and_then(DeadReason::parse);
+        let kind = Kind::ALL.into_iter().find(|kind| kind.as_str() == self.kind)?;
+        let change = match kind {
+            Kind::Accepted => TaskChange::Accepted {
+                priority: self.priority.and_then(Priority::parse).unwrap_or_default(),
+                due: time(self.due),
+                deadline: time(self.deadline),
+                schedule: self.schedule.map(Cow::into_owned),
+            },
+            Kind::Started => TaskChange::Started {
+                waited: span(self.waited)?,
+                delayed: self.delayed,
+                redelivered: self.redelivered,
+                limit: span(self.limit),
+            },
+            Kind::Progress => {
+                TaskChange::Progress { done: self.done?, total: self.total, note: text.unwrap_or_default() }
+            }
+            Kind::Succeeded => TaskChange::Succeeded { ran: span(self.ran)?, total: span(self.total)? },
+            Kind::Failed => TaskChange::Failed { ran: span(self.ran)?, error: text.unwrap_or_default() },
+            Kind::Retrying => TaskChange::Retrying { due: time(self.due)? },
+            Kind::Expired => TaskChange::Expired { reason: reason?, total: span(self.total) },
+            Kind::Dead => TaskChange::Dead { reason: reason?, error: text, total: span(self.total) },
+            Kind::Cancelled => TaskChange::Cancelled,
+            Kind::HandedBack => TaskChange::HandedBack,
+            Kind::Lost => TaskChange::Lost { consumer: text?.into() },
+            Kind::Redriven => TaskChange::Redriven,
+        };
+        let by = match &*self.by {
+            "" => source.clone(),
+            suffix if suffix.starts_with('/') => format!("{source}{suffix}").into(),
+            other => other.into(),
+        };
+        Some(TaskEvent {
+            id: self.id,
+            name: self.name.into_owned().into(),
+            queue: self.queue.into(),
+            lane: self.lane.and_then(Lane::parse),
+            attempt: self.attempt,
+            at: at_epoch(self.at),
+            by,
+            change,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::SystemTime;
+    use std::time::UNIX_EPOCH;
+
+    use super::super::ConsumerChange;
+    use super::super::Heartbeat;
+    use super::super::RunningTask;
+    use super::*;
+
+    const AT: SystemTime = UNIX_EPOCH;
+
+    fn stamp() -> Stamp {
+        Stamp { source: "host:7:c0de".into(), sequence: 3 }
+    }
+
+    fn changes() -> Vec<TaskChange> {
+        let (s, us) = (Duration::from_secs, Duration::from_micros);
+        vec![
+            TaskChange::Accepted { priority: Priority::Normal, due: None, deadline: None, schedule: None },
+            TaskChange::Accepted {
+                priority: Priority::Urgent,
+                due: Some(AT + s(5)),
+                deadline: Some(AT + s(6)),
+                schedule: Some("nightly".into()),
+            },
+            TaskChange::Started { waited: us(7), delayed: false, redelivered: false, limit: None },
+            TaskChange::Started { waited: us(7), delayed: true, redelivered: true, limit: Some(s(1)) },
+            TaskChange::Progress { done: 3, total: None, note: String::new() },
+            TaskChange::Progress { done: 3, total: Some(4), note: "copying".into() },
+            TaskChange::Succeeded { ran: us(12), total: us(99) },
+            TaskChange::Failed { ran: us(12), error: "the disk is full".into() },
+            TaskChange::Retrying { due: AT + s(9) },
+            TaskChange::Expired { reason: DeadReason::ExpiredRunning, total: None },
+            TaskChange::Dead { reason: DeadReason::Rejected, error: Some("no".into()), total: Some(s(2)) },
+            TaskChange::Cancelled,
+            TaskChange::HandedBack,
+            TaskChange::Lost { consumer: "host:7:c0de/2".into() },
+            TaskChange::Redriven,
+        ]
+    }
+
+    #[test]
+    fn every_change_is_opened_as_it_was_sealed() {
+        let events: Vec<TaskEvent> = (1..)
+            .zip(changes())
+            .map(|(attempt, change)| TaskEvent {
+                id: TaskId::new(),
+                name: "resize".into(),
+                queue: "images".into(),
+                lane: Some(Lane::Low).filter(|_| attempt % 2 == 0),
+                attempt,
+                at: AT + Duration::from_micros(u64::from(attempt)),
+                by: if attempt % 3 == 0 { "host:7:c0de/1" } else { "host:7:c0de" }.into(),
+                change,
+            })
+            .collect();
+        let kinds: BTreeSet<Kind> = events.iter().map(|it| it.change.kind()).collect();
+        assert_eq!(kinds.len(), Kind::ALL.len(), "all kinds are tried");
+        let batch = Batch::open(&Batch::seal(&stamp(), &events, 0)).unwrap();
+        assert_eq!(batch.stamp, stamp());
+        assert_eq!(batch.events, events.iter().cloned().map(Event::Task).collect::<Vec<_>>());
+        let batch = Batch::open(&Batch::seal(&stamp(), &[], 5)).unwrap();
+        assert_eq!(batch.events, [Event::Missed(5)]);
+    }
+
+    #[test]
+    fn what_a_consumer_says_is_opened_as_it_was_sealed() {
+        let running = RunningTask {
+            id: TaskId::new(),
+            name: "resize".into(),
+            queue: "images".into(),
+            attempt: 2,
+            age: Duration::from_secs(3),
+            limit: None,
+        };
+        let heartbeat = Heartbeat { pid: 7, running: vec![running], ..Heartbeat::default() };
+        for change in [
+            ConsumerChange::Alive(Box::new(heartbeat)),
+            ConsumerChange::Draining,
+            ConsumerChange::Stopped { finished: 1, unstarted: 2, aborted: 3 },
+            ConsumerChange::Reconnected { reason: "node down".into(), after: Duration::from_millis(1_500) },
+        ] {
+            let event = ConsumerEvent { consumer: "host:7:c0de/1".into(), at: AT, change };
+            let batch = Batch::open(&announce(&stamp(), &event)).unwrap();
+            assert_eq!(batch.events, [Event::Consumer(event)]);
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_is_left_out() {
+        #[derive(Serialize)]
+        struct Later {
+            k: &'static str,
+            i: TaskId,
+            n: &'static str,
+            q: &'static str,
+            t: u64,
+            later: Vec<u8>,
+        }
+        let later = |k| Later { k, i: TaskId::new(), n: "resize", q: "images", t: 1, later: vec![1] };
+        let body = envelope::encode(&[later("melted"), later("cancelled")]).unwrap();
+        let batch = Batch::open(&sealed(TASKS, &stamp(), body)).unwrap();
+        let [Event::Task(event)] = &batch.events[..] else { panic!("{batch:?}") };
+        assert_eq!(event.change, TaskChange::Cancelled);
+        assert_eq!(Batch::open(&sealed("taskhare.later", &stamp(), Vec::new())), None);
+        assert_eq!(Batch::open(&Message::default()), None);
+    }
+
+    #[test]
+    fn a_short_life_takes_little_room() {
+        let event = |change| TaskEvent {
+            id: TaskId::new(),
+            name: "resize".into(),
+            queue: "default".into(),
+            lane: Some(Lane::Normal),
+            attempt: 1,
+            at: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+            by: "host:7:c0de/1".into(),
+            change,
+        };
+        let second = Duration::from_secs(1);
+        let started = TaskChange::Started { waited: second, delayed: false, redelivered: false, limit: None };
+        for change in [started, TaskChange::Succeeded { ran: second, total: second }] {
+            let bytes = Batch::seal(&stamp(), &[event(change)], 0).body.len();
+            assert!(bytes < 100, "{bytes}");
+        }
+    }
+}
