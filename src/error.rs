@@ -318,6 +318,10 @@ pub enum Error {
         id: String,
     },
 
+    /// This broker handle keeps no history: see [`without_events`](crate::BrokerBuilder::without_events).
+    #[error("there is no history: this broker handle was built with `without_events`")]
+    NoHistory,
+
     /// The broker handle was closed. What was being enqueued may be enqueued or not.
     #[error("the broker handle is closed")]
     Closed,

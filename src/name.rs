@@ -46,6 +46,11 @@ impl Name {
         Err(Error::InvalidName { what, name: excerpt(name), reason })
     }
 
+    /// The same, shared.
+    pub(crate) fn text(&self) -> Arc<str> {
+        self.0.clone()
+    }
+
     /// The name itself.
     pub fn as_str(&self) -> &str {
         &self.0

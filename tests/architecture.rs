@@ -11,7 +11,7 @@ use std::path::Path;
 
 /// Bottom to top. A module may name only modules in layers below its own, or in its own folder.
 const LAYERS: &[&[&str]] = &[
-    &["error", "lock"],
+    &["error", "lock", "instance"],
     &["name", "message", "clock", "lane", "outcome", "retry"],
     &["cadence"],
     &["task", "failures"],
@@ -21,9 +21,10 @@ const LAYERS: &[&[&str]] = &[
     &["transport"],
     &["transport::in_process", "transport::amqp"],
     &["route", "log", "inbox"],
-    &["control", "unique"],
+    &["control", "unique", "journal"],
     &["broker"],
     &["dead", "schedules"],
+    &["events"],
     &["producer", "consumer", "scheduler"],
     &["testing"],
     &["lib"],

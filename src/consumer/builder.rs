@@ -13,6 +13,7 @@ use super::dispatcher::Dispatcher;
 use super::executor::Defaults;
 use super::executor::Executor;
 use super::executor::Staff;
+use super::feedback::Feedback;
 use super::gate::Gate;
 use super::hook::Hook;
 use super::hook::OnDeadLetter;
@@ -41,6 +42,7 @@ use crate::error::Result;
 use crate::handler::TaskContext;
 use crate::handler::TaskError;
 use crate::handler::TaskHandler;
+use crate::journal::Journal;
 use crate::lane::Lane;
 use crate::lane::Picker;
 use crate::retry::RetryPolicy;
@@ -307,6 +309,8 @@ impl ConsumerBuilder {
         }
         let leases = Arc::new(LeaseQueue::new(&self.broker, self.term)?);
         let staff = Staff::gather(&self.broker, self.registry, self.attempts, leases.clone()).await?;
+        let journal = self.broker.journal_for(self.declares).await?;
+        let name: Arc<str> = journal.as_ref().map_or_else(|| "".into(), Journal::name_consumer);
         let (hook, listener) = self.on_dead_letter.map(Hook::new).unzip();
         let mut started = Vec::new();
         for (queue, settings) in queues {
@@ -314,7 +318,8 @@ impl ConsumerBuilder {
                 self.broker.declare(Part::Queue(queue.clone())).await?;
             }
             let (concurrency, prefetch) = settings.resolve(self.defaults);
-            let sequel = Arc::new(Sequel::new(&self.broker, queue.clone(), hook.clone()));
+            let feedback = Feedback::new(&self.broker, journal.clone(), name.clone(), &queue);
+            let sequel = Arc::new(Sequel::new(&self.broker, queue.clone(), feedback, hook.clone()));
             let put_back = PutBack::new(sequel.clone());
             let picker = self.picker.clone();
             let intake = subscribe(&self.broker, &queue, prefetch, picker, put_back, self.term).await?;

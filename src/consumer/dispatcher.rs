@@ -19,6 +19,7 @@ use super::quarantine::Quarantine;
 use super::receipt::Fate;
 use super::receipt::Report;
 use super::receipt::ShutdownEntry;
+use crate::lane::Lane;
 
 /// Starts the tasks of one queue while slots are free.
 pub(super) struct Dispatcher {
@@ -70,7 +71,8 @@ impl Dispatcher {
                         }
                     }
                 }
-                let mut attempt = Paced::new(self.executor.clone().run(delivery), &pace);
+                let mut attempt =
+                    Paced::new(self.executor.clone().run(Some(Lane::ALL[lane]), delivery), &pace);
                 if pace.is_quick()
                     && let Some(report) = (&mut attempt).now_or_never()
                 {
@@ -101,6 +103,8 @@ impl Dispatcher {
         let unstarted = self.intake.cancel().await;
         let mut entries: Vec<ShutdownEntry> = unstarted.iter().map(ShutdownEntry::unstarted).collect();
         entries.extend(finish(running, &self.executor, self.grace).await);
+        // What is closed cannot be acknowledged any more.
+        self.executor.flush().await;
         self.intake.close().await;
         // Only now, as with what was handed back: the closed channel has returned all of it in its order, and to settle
         // it means nothing any more.

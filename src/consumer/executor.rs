@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::attempt::Limits;
 use super::attempt::Running;
+use super::feedback::Begun;
 use super::lease::LeaseQueue;
 use super::receipt::Fate;
 use super::receipt::Report;
@@ -34,6 +35,7 @@ use crate::handler::CancelReason;
 use crate::handler::Cancellation;
 use crate::handler::Surroundings;
 use crate::handler::TaskContext;
+use crate::lane::Lane;
 use crate::lock::Lock;
 use crate::outcome::DeadReason;
 use crate::outcome::Outcome;
@@ -129,9 +131,13 @@ impl Executor {
         }
     }
 
-    /// Runs one attempt and settles it.
+    /// Runs one attempt and settles it. `lane` is where it comes from; `None`: from quarantine.
     #[allow(clippy::manual_async_fn, reason = "the future of an `async fn` would hold its arguments twice")]
-    pub(super) fn run(self: Arc<Self>, mut delivery: Delivery) -> impl Future<Output = Report> + Send {
+    pub(super) fn run(
+        self: Arc<Self>,
+        lane: Option<Lane>,
+        mut delivery: Delivery,
+    ) -> impl Future<Output = Report> + Send {
         async move {
             delivery.redelivered |= envelope::lease(&delivery.message).is_some();
             let envelope = match Envelope::open(std::mem::take(&mut delivery.message)) {
@@ -146,28 +152,39 @@ impl Executor {
                 return Box::pin(self.sequel.bury_unknown(delivery, envelope)).await;
             };
             let unfinished = Unfinished { id: envelope.id, name, aborted: &self.aborted };
-            let ctx = self.context(&envelope, name, delivery.redelivered || envelope.returned > 0);
+            let redelivered = delivery.redelivered || envelope.returned > 0;
+            let ctx = self.context(&envelope, name, redelivered);
             if ctx.remaining().is_some_and(|left| left.is_zero()) {
                 return unfinished.finish(Box::pin(self.expire(delivery, envelope)).await);
             }
             let timeout = envelope.run_timeout.or_else(|| handler.timeout()).or(self.defaults.run_timeout);
             let limits = Limits { started: Instant::now(), timeout };
+            let feedback = self.sequel.feedback();
+            let mut begun = feedback.begin(lane, redelivered, self.longest(&envelope, timeout));
             let attempt = self.running.run(handler, &envelope.payload, &ctx, limits, || {
+                feedback.started(&envelope, &mut begun);
                 self.renewal.keep(&mut delivery, &envelope)
             });
             let outcome = match attempt.await {
-                Ok(_) if !envelope.is_awaited() => {
-                    delivery.ack();
+                Ok(output) => {
+                    if envelope.is_awaited() {
+                        Box::pin(self.tell(&envelope, output)).await;
+                    }
+                    feedback.succeeded(delivery, &envelope, begun, limits.started.elapsed()).await;
                     Outcome::Succeeded
                 }
-                Ok(output) => Box::pin(self.succeed(delivery, envelope, output)).await,
                 Err(error) => {
-                    let failed = Failed { handler, ctx, limits, error };
+                    let failed = Failed { handler, ctx, limits, begun, error };
                     Box::pin(self.settle(delivery, envelope, failed)).await
                 }
             };
             unfinished.finish(outcome)
         }
+    }
+
+    /// Returns when all that has ended is told, and acknowledged.
+    pub(super) async fn flush(&self) {
+        self.sequel.feedback().flush().await;
     }
 
     /// The attempts that were stopped midway, since last asked.
@@ -195,11 +212,17 @@ impl Executor {
         self.sequel.bury(delivery, envelope, DeadReason::ExpiredUnstarted, error).await
     }
 
-    async fn succeed(&self, delivery: Delivery, envelope: Envelope, output: Vec<u8>) -> Outcome {
-        self.sequel.reply(&envelope, Reply::Succeeded(output)).await;
-        self.sequel.release(&envelope).await;
-        delivery.ack();
-        Outcome::Succeeded
+    /// Tells who waits for the end of a task.
+    async fn tell(&self, envelope: &Envelope, output: Vec<u8>) {
+        self.sequel.reply(envelope, Reply::Succeeded(output)).await;
+        self.sequel.release(envelope).await;
+    }
+
+    /// How long an attempt may run that begins now, with the time it has to stop.
+    fn longest(&self, envelope: &Envelope, timeout: Option<Duration>) -> Option<Duration> {
+        let left = envelope.deadline.map(|deadline| deadline.saturating_sub(self.surroundings.clock.now()));
+        let limit = [left, timeout].into_iter().flatten().min()?;
+        Some(limit.saturating_add(self.defaults.cancel_grace))
     }
 
     /// Decides what becomes of a task that did not succeed, and does it.
@@ -218,6 +241,11 @@ impl Executor {
         let settlement = settlement(failed.failure(), &facts);
         if matches!(settlement, Settlement::Retry(_) | Settlement::DeadLetter(_)) {
             let started = now.saturating_sub(took);
+            let due = match settlement {
+                Settlement::Retry(wait) => Some(now.saturating_add(wait)),
+                _ => None,
+            };
+            self.sequel.feedback().failed(&envelope, failed.begun, took, &error, due).await;
             envelope.remember(&FailedAttempt::new(envelope.attempt, started, took, &error));
         }
         match settlement {
@@ -226,6 +254,7 @@ impl Executor {
             Settlement::Cancel => self.sequel.cancel(delivery, &envelope, &error).await,
             Settlement::HandBack => {
                 // Not requeued one by one: this very consumer, which is stopping, could get it again.
+                self.sequel.feedback().handed_back(&envelope, failed.begun);
                 self.handed_back.lock().push(delivery);
                 Outcome::HandedBack
             }
@@ -244,6 +273,7 @@ struct Failed<'a> {
     handler: &'a dyn Handler,
     ctx: TaskContext,
     limits: Limits,
+    begun: Begun,
     error: RunError,
 }
 
@@ -299,10 +329,10 @@ impl Drop for Unfinished<'_> {
 mod tests {
     use super::*;
     use crate::broker::Part;
+    use crate::consumer::feedback::Feedback;
     use crate::consumer::registry::FnHandler;
     use crate::consumer::term::Term;
     use crate::handler::TaskError;
-    use crate::lane::Lane;
     use crate::lane::Priority;
     use crate::producer::Producer;
     use crate::task::Task;
@@ -344,14 +374,15 @@ mod tests {
         broker.declare(Part::Control).await.unwrap();
         let leases = Arc::new(LeaseQueue::new(&broker, Term::default()).unwrap());
         let staff = Staff::gather(&broker, registry, defaults, leases).await.unwrap();
-        let sequel = Arc::new(Sequel::new(&broker, queue.clone(), None));
+        let feedback = Feedback::new(&broker, None, "test".into(), &queue);
+        let sequel = Arc::new(Sequel::new(&broker, queue.clone(), feedback, None));
         let executor = Arc::new(Executor::new(&broker, &staff, &queue, Home::Lane, sequel, stop));
         let lane = broker.names().lane(&queue, Lane::Urgent);
         let subscribe = Subscribe::new(lane, 1, "test");
         let mut subscription = broker.transport().subscribe(subscribe).await.unwrap();
         let delivery = subscription.next().await.unwrap();
         tokio::time::sleep(after).await;
-        let attempt = tokio::spawn(executor.clone().run(delivery));
+        let attempt = tokio::spawn(executor.clone().run(Some(Lane::Urgent), delivery));
         if let Some(reason) = request {
             tokio::time::sleep(SECOND / 10).await;
             assert!(executor.running.cancel(id, reason));

@@ -223,6 +223,7 @@ mod tests {
 
     use super::*;
     use crate::broker::Broker;
+    use crate::consumer::feedback::Feedback;
     use crate::consumer::sequel::Sequel;
     use crate::message::Message;
     use crate::topology::QueueName;
@@ -267,7 +268,9 @@ mod tests {
         let lanes: [Box<dyn Subscription>; 3] =
             [Box::<Given>::default(), Box::new(normal), Box::<Given>::default()];
         let mail = QueueName::new("mail").unwrap();
-        let put_back = PutBack::new(Arc::new(Sequel::new(&Broker::in_process(), mail, None)));
+        let broker = Broker::in_process();
+        let feedback = Feedback::new(&broker, None, "test".into(), &mail);
+        let put_back = PutBack::new(Arc::new(Sequel::new(&broker, mail, feedback, None)));
         let mut intake = Intake::new(lanes, 10, Picker::default(), put_back, Clock::tokio(), Term::default());
         assert_eq!(intake.next().await.unwrap().1.message, message("a"));
         old.0.store(true, Relaxed);

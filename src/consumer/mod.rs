@@ -26,6 +26,7 @@
 //!   [`settle`] decides, purely, what becomes of its task.
 //! - [`sequel`] publishes what follows, and acknowledges then.
 //! - [`hook`] tells the application of dead letters, apart from the tasks.
+//! - [`feedback`] tells of attempts; the end of a task is acknowledged after it is told.
 //! - [`registry`] finds the handler, and is the only place where types are erased.
 //!
 //! A message is acknowledged last, after what follows it is safe on the broker. So a crash at any instant repeats a
@@ -35,6 +36,7 @@ mod attempt;
 mod builder;
 mod dispatcher;
 mod executor;
+mod feedback;
 mod gate;
 mod held;
 mod hook;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::feedback::Feedback;
 use super::hook::Hook;
 use super::receipt::Report;
 use super::suspicion::came_back;
@@ -46,12 +47,13 @@ pub(super) struct Sequel {
     route: Route,
     dead: Name,
     outputs: Name,
+    feedback: Feedback,
     hook: Option<Hook>,
 }
 
 impl Sequel {
     /// `hook` hears of dead letters.
-    pub(super) fn new(broker: &Broker, queue: QueueName, hook: Option<Hook>) -> Self {
+    pub(super) fn new(broker: &Broker, queue: QueueName, feedback: Feedback, hook: Option<Hook>) -> Self {
         let names = broker.names();
         Self {
             route: broker.route(queue.clone()),
@@ -59,8 +61,13 @@ impl Sequel {
             outputs: names.outputs(),
             broker: broker.clone(),
             queue,
+            feedback,
             hook,
         }
+    }
+
+    pub(super) fn feedback(&self) -> &Feedback {
+        &self.feedback
     }
 
     /// Publishes the next attempt.
@@ -209,7 +216,7 @@ impl Sequel {
         tracing::info!(task.id = %envelope.id, task.name = %envelope.name, queue = %self.queue, "task is cancelled");
         self.reply(envelope, Reply::cancelled(error)).await;
         self.release(envelope).await;
-        delivery.ack();
+        self.feedback.cancelled(delivery, envelope).await;
         Outcome::Cancelled
     }
 

@@ -44,7 +44,7 @@ impl DeadLetter {
     }
 
     /// A letter that had no queue left to go to.
-    pub(super) fn read_undeliverable(message: Message) -> Self {
+    pub(crate) fn read_undeliverable(message: Message) -> Self {
         let mut death = Death::read(&message.headers);
         death.reason = DeadReason::Undeliverable;
         let queue = death.queue.take().unwrap_or_default();
@@ -123,6 +123,22 @@ impl DeadLetter {
     #[must_use]
     pub fn dead_at(&self) -> Option<SystemTime> {
         self.death.at.map(|at: Duration| UNIX_EPOCH + at)
+    }
+
+    /// The number of the attempt that was under way, or to come.
+    pub(crate) fn attempt(&self) -> u32 {
+        match &self.content {
+            Content::Task(envelope) => envelope.attempt,
+            Content::Foreign(_) => 1,
+        }
+    }
+
+    /// How long it lived since it was enqueued, or first due.
+    pub(crate) fn lasted(&self) -> Option<Duration> {
+        match &self.content {
+            Content::Task(envelope) => Some(self.death.at?.saturating_sub(envelope.first_due())),
+            Content::Foreign(_) => None,
+        }
     }
 
     /// Whether it is a task, and could be requeued.

@@ -57,6 +57,17 @@ impl Death {
     }
 }
 
+/// The queue from which a consumer has put it into the dead letters, read without opening it.
+pub(crate) fn buried_from(headers: &Headers) -> Option<&str> {
+    headers.get(REASON)?;
+    headers.get(QUEUE)?.as_text()
+}
+
+/// The queue on the broker that it has left last by itself, read without opening it.
+pub(crate) fn last_queue(headers: &Headers) -> Option<&str> {
+    newest(headers)?.get("queue")?.as_text()
+}
+
 /// A message for the dead letters: as it was, with why, when and where from.
 pub(crate) fn dead_letter(
     mut message: Message,

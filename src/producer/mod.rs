@@ -11,6 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::RwLock;
 use std::time::Duration;
+use std::time::UNIX_EPOCH;
 
 use crate::broker::Broker;
 use crate::broker::Part;
@@ -19,6 +20,9 @@ use crate::envelope;
 use crate::envelope::Envelope;
 use crate::error::Error;
 use crate::error::Result;
+use crate::event::TaskChange;
+use crate::event::TaskEvent;
+use crate::journal::Journal;
 use crate::message::Headers;
 use crate::retry::RetryPolicy;
 use crate::route;
@@ -60,6 +64,8 @@ struct Inner {
     broker: Broker,
     timeout: Duration,
     declares: bool,
+    /// `None`: nobody wants to know what is enqueued.
+    journal: Option<Journal>,
     outputs: outputs::Outputs,
     uniqueness: Uniqueness,
     routes: RwLock<HashMap<String, Arc<Route>>>,
@@ -169,6 +175,23 @@ impl Producer {
             Box::pin(self.settle_claim(claim, id, &published, timeout)).await?;
         }
         published.map_err(|error| route::refused(error, id, route.queue()))?;
+        if let Some(journal) = &producer.journal {
+            journal.record(TaskEvent {
+                id,
+                name: T::NAME.into(),
+                queue: route.queue().text(),
+                lane: None,
+                attempt: 1,
+                at: UNIX_EPOCH + now,
+                by: journal.instance().name().clone(),
+                change: TaskChange::Accepted {
+                    priority: options.priority,
+                    due: due.map(|due| UNIX_EPOCH + due),
+                    deadline: deadline.map(|deadline| UNIX_EPOCH + deadline),
+                    schedule: None,
+                },
+            });
+        }
         if options.reschedules {
             Box::pin(self.decide(id, Decision::Rescheduled(revision(now)), timeout)).await?;
         }
@@ -270,7 +293,9 @@ impl ProducerBuilder {
     ///
     /// [`Error::InvalidName`], [`Error::TopologyConflict`], [`Error::AccessRefused`] and other failures to declare.
     pub async fn build(self) -> Result<Producer> {
+        let journal = self.broker.journal_for(self.declares).await?;
         let producer = Producer(Arc::new(Inner {
+            journal,
             broker: self.broker,
             timeout: self.timeout,
             declares: self.declares,

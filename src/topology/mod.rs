@@ -16,6 +16,9 @@
 //!
 //!   a tick ───────────►  {ns}.tasks ── key {queue}.{lane} ──► its lane, and by CC: key schedules ──► {ns}.schedules
 //!
+//!   events ───────────►  {ns}.events (topic) ─── # ──► {ns}.history (stream)
+//!   {ns}.dead, {ns}.undeliverable ─── # ──► {ns}.events: a dead letter is an event
+//!
 //!   held for long ►  {ns}.lease (topic) ── key {holder}.… ──► {ns}.lease.{holder} ── unheld for 5 s ──► {ns}.due
 //! ```
 
@@ -147,6 +150,21 @@ pub(crate) struct QueueDefaults {
     pub(crate) delivery_limit: u32,
     pub(crate) dead_letter_age: Duration,
     pub(crate) dead_letter_length: u64,
+    /// `None`: nothing is told of tasks.
+    pub(crate) history: Option<HistoryLimits>,
+}
+
+/// How much of the history is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HistoryLimits {
+    pub(crate) age: Duration,
+    pub(crate) bytes: u64,
+}
+
+impl Default for HistoryLimits {
+    fn default() -> Self {
+        Self { age: Duration::from_secs(7 * 24 * 60 * 60), bytes: 1024 * 1024 * 1024 }
+    }
 }
 
 impl Default for QueueDefaults {
@@ -156,6 +174,7 @@ impl Default for QueueDefaults {
             delivery_limit: 100,
             dead_letter_age: Duration::from_secs(30 * 24 * 60 * 60),
             dead_letter_length: 100_000,
+            history: Some(HistoryLimits::default()),
         }
     }
 }
@@ -236,6 +255,32 @@ pub(crate) fn of_queue(names: &Names, defaults: QueueDefaults, queue: &QueueName
     };
     topology.bindings.extend(two_ways(&tasks, &due, &Names::quarantine_key(queue), &quarantine.name));
     topology.queues.push(quarantine);
+    if defaults.history.is_some() {
+        topology.merge(&of_history(names, defaults));
+        topology.bindings.push(Binding {
+            exchange: names.dead(),
+            key: Names::dead_key(queue),
+            to: Target::Exchange(names.events()),
+        });
+    }
+    topology
+}
+
+/// The log of all events, or nothing where none is kept. What is undeliverable is an event, like what is dead: so what
+/// the broker takes out of a queue by itself is in the log by the same publish that puts it into the dead letters.
+pub(crate) fn of_history(names: &Names, defaults: QueueDefaults) -> Topology {
+    let Some(HistoryLimits { age, bytes }) = defaults.history else { return Topology::default() };
+    let mut topology = of_due(names, defaults);
+    let (events, group_size) = (names.events(), defaults.replication.group_size());
+    let stream =
+        Queue::new(names.history(), QueueKind::Stream { group_size, max_age: age, max_bytes: bytes });
+    let everything = Names::everything();
+    topology.bindings.extend([
+        Binding { exchange: events.clone(), key: everything.clone(), to: Target::Queue(stream.name.clone()) },
+        Binding { exchange: names.undeliverable(), key: everything, to: Target::Exchange(events.clone()) },
+    ]);
+    topology.exchanges.push(Exchange { name: events, kind: ExchangeKind::Topic, alternate: None });
+    topology.queues.push(stream);
     topology
 }
 
@@ -374,8 +419,23 @@ mod tests {
 
     fn topology(replication: Replication) -> Topology {
         let names = Names::new(Namespace::new("ns").unwrap());
-        let defaults = QueueDefaults { replication, ..QueueDefaults::default() };
+        let defaults = QueueDefaults { replication, history: None, ..QueueDefaults::default() };
         of_queue(&names, defaults, &QueueName::new("mail").unwrap())
+    }
+
+    #[test]
+    fn where_there_is_a_history_each_dead_letter_goes_there_too() {
+        let names = Names::new(Namespace::new("ns").unwrap());
+        let topology = of_queue(&names, QueueDefaults::default(), &QueueName::new("mail").unwrap());
+        let leads = |exchange: &str, key: &str, to: Target| {
+            topology.bindings.iter().any(|binding| {
+                binding.exchange.as_str() == exchange && binding.key.as_str() == key && binding.to == to
+            })
+        };
+        assert!(leads("ns.events", "#", Target::Queue(names.history())));
+        for (exchange, key) in [("ns.dead", "mail"), ("ns.undeliverable", "#")] {
+            assert!(leads(exchange, key, Target::Exchange(names.events())), "{exchange}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! [`QueueName`], [`Namespace`], and every name derived from them. Nobody else concatenates.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::error::Error;
 use crate::error::Result;
@@ -24,6 +25,11 @@ pub struct QueueName(Name);
 pub struct Namespace(Name);
 
 impl QueueName {
+    /// The same, shared.
+    pub(crate) fn text(&self) -> Arc<str> {
+        self.0.text()
+    }
+
     /// Checks `name`.
     ///
     /// # Errors
@@ -106,6 +112,23 @@ impl Names {
     /// The queue on the broker that is one lane of `queue`.
     pub(crate) fn lane(&self, queue: &QueueName, lane: Lane) -> Name {
         self.name(format_args!("{queue}.{lane}"))
+    }
+
+    /// The queue that has this lane or quarantine on the broker.
+    pub(crate) fn queue_of(&self, name: &str) -> Option<QueueName> {
+        let (queue, part) = self.without_namespace(name)?.rsplit_once('.')?;
+        let is_ours = Lane::parse(part).is_some() || part == "quarantine";
+        QueueName::new(queue).ok().filter(|_| is_ours)
+    }
+
+    /// Whether in this queue on the broker tasks wait that are not due, or run for long.
+    pub(crate) fn is_on_its_way(&self, name: &str) -> bool {
+        let name = self.without_namespace(name);
+        name.is_some_and(|name| name.starts_with("delay.") || name.starts_with("lease."))
+    }
+
+    fn without_namespace<'a>(&self, name: &'a str) -> Option<&'a str> {
+        name.strip_prefix(self.0.as_str())?.strip_prefix('.')
     }
 
     /// The routing key of that lane.
@@ -194,9 +217,24 @@ impl Names {
         self.name(format_args!("control"))
     }
 
+    /// The pattern of all keys.
+    pub(crate) fn everything() -> Name {
+        name("#".to_owned())
+    }
+
     /// The exchange for claims to unique keys, and the stream that keeps them.
     pub(crate) fn unique(&self) -> Name {
         self.name(format_args!("unique"))
+    }
+
+    /// The exchange for events.
+    pub(crate) fn events(&self) -> Name {
+        self.name(format_args!("events"))
+    }
+
+    /// The stream that keeps them.
+    pub(crate) fn history(&self) -> Name {
+        self.name(format_args!("history"))
     }
 
     /// The queue that holds the schedules.
@@ -226,4 +264,29 @@ impl Names {
 
 fn name(name: String) -> Name {
     Name::new("name", name).expect("two checked parts of at most 96 bytes and a suffix make a valid name")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_on_the_broker_tells_whose_it_is() {
+        let names = Names::new(Namespace::new("shop").unwrap());
+        for (name, queue, is_on_its_way) in [
+            ("shop.mail.urgent", Some("mail"), false),
+            ("shop.mail.quarantine", Some("mail"), false),
+            ("shop.eu.mail.low", Some("eu.mail"), false),
+            ("shop.mail.dead", None, false),
+            ("shop.schedules", None, false),
+            ("shop.delay.03.2", None, true),
+            ("shop.lease.c0ffee", None, true),
+            ("shop.delay.low", Some("delay"), true),
+            ("shopping.mail.low", None, false),
+            ("mail.low", None, false),
+        ] {
+            assert_eq!(names.queue_of(name).as_ref().map(QueueName::as_str), queue, "{name}");
+            assert_eq!(names.is_on_its_way(name), is_on_its_way, "{name}");
+        }
+    }
 }

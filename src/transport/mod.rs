@@ -200,6 +200,8 @@ pub enum Start {
     /// With what was published so long ago. RabbitMQ finds it no more exactly than to the messages stored at once, and
     /// to the second.
     Ago(Duration),
+    /// With the message at this place, or the next one there is.
+    Offset(u64),
 }
 
 impl Subscribe {
@@ -318,6 +320,11 @@ impl Delivery {
         self.settle(Settlement::Ack);
     }
 
+    /// Its acknowledgement, to be sent later.
+    pub(crate) fn into_ack(mut self) -> Ack {
+        Ack { tag: self.tag, settle: self.settle.take() }
+    }
+
     /// Somebody else may have it.
     pub fn requeue(self) {
         self.settle(Settlement::Requeue);
@@ -337,6 +344,35 @@ impl Delivery {
         // A stream gives nothing back and keeps everything, and RabbitMQ 3.10 closes the connection of who asks.
         let settlement = if self.offset.is_some() { Settlement::Ack } else { settlement };
         settle.settle(self.tag, settlement);
+    }
+}
+
+/// The acknowledgement of a delivery. Dropped unsent, the message goes back to its queue.
+#[must_use = "an acknowledgement that is not sent gives the message back"]
+pub(crate) struct Ack {
+    tag: u64,
+    settle: Option<Arc<dyn Settle>>,
+}
+
+impl Ack {
+    pub(crate) fn send(mut self) {
+        if let Some(settle) = self.settle.take() {
+            settle.settle(self.tag, Settlement::Ack);
+        }
+    }
+}
+
+impl Drop for Ack {
+    fn drop(&mut self) {
+        if let Some(settle) = self.settle.take() {
+            settle.settle(self.tag, Settlement::Requeue);
+        }
+    }
+}
+
+impl fmt::Debug for Ack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ack").field("tag", &self.tag).finish_non_exhaustive()
     }
 }
 

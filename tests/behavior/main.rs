@@ -9,6 +9,7 @@ mod dead_letters;
 mod deadline;
 mod delay;
 mod enqueue;
+mod events;
 mod lanes;
 #[cfg(feature = "limits")]
 mod limits;

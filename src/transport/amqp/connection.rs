@@ -80,7 +80,7 @@ impl Shared {
         let endpoints = &self.options.endpoints;
         let index = self.endpoint.load(Ordering::Relaxed);
         let endpoint = &endpoints[index % endpoints.len()];
-        let name = format!("{} {role} {}:{}", self.options.app, hostname(), std::process::id());
+        let name = format!("{} {role} {}", self.options.app, self.options.instance);
         let opened = Session::open(endpoint, &self.options, &name).await;
         match &opened {
             Ok(_) => tracing::info!(broker = %endpoint, vhost = endpoint.vhost, role, "connected"),
@@ -245,11 +245,4 @@ fn with_cause(error: &Error) -> String {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
     }
-}
-
-fn hostname() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
-    let name = name.or_else(|| std::env::var("HOSTNAME").ok()).or_else(|| std::env::var("COMPUTERNAME").ok());
-    let name: String = name.unwrap_or_default().trim().chars().take(64).collect();
-    if name.is_empty() { "localhost".to_owned() } else { name }
 }

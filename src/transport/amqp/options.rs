@@ -1,9 +1,11 @@
 //! [`Options`]: how to reach RabbitMQ, and how much may be under way.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::instance::Instance;
 use crate::transport::amqp::url;
 use crate::transport::amqp::url::Endpoint;
 
@@ -23,6 +25,8 @@ pub struct Options {
     pub request_timeout: Duration,
     /// The application's name, shown first in the names of its connections. Defaults to `taskhare`.
     pub app: String,
+    /// The process, shown last in those names. Defaults to `host:pid:xxxx`, where the last part is random.
+    pub instance: Arc<str>,
     /// How many publishes may wait for their confirm at a time; more wait their turn. Defaults to 512, where a broker's
     /// throughput levels off. From 1 to 4096.
     pub confirm_window: usize,
@@ -55,6 +59,7 @@ impl Options {
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(30),
             app: "taskhare".to_owned(),
+            instance: Instance::new().name().clone(),
             confirm_window: 512,
             first_backoff: Duration::from_millis(100),
             longest_backoff: Duration::from_secs(2),

@@ -77,6 +77,7 @@ impl Position {
         let elapsed = self.since.map(|since| now.saturating_duration_since(since));
         match (self.start, elapsed) {
             (Start::First, _) => "first".into(),
+            (Start::Offset(offset), _) => offset.into(),
             (Start::Next, None) => "next".into(),
             // What was published while there was no channel is among what was to come.
             (Start::Next, Some(elapsed)) => ago(elapsed),

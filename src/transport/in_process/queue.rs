@@ -204,6 +204,7 @@ impl Queue {
         let first = match start {
             Start::First => self.ready.values().next(),
             Start::Next => None,
+            Start::Offset(offset) => self.ready.range(offset..).next().map(|(_, entry)| entry),
             Start::Ago(ago) => self.ready.values().find(|entry| is_recent(ago, entry)),
         };
         first.map_or(self.next_place, |entry| entry.place)

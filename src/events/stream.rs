@@ -1,0 +1,152 @@
+//! [`EventStream`]: a reader of the history.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::pin::Pin;
+use std::task::Context;
+use std::task::Poll;
+use std::time::Duration;
+
+use futures_util::Stream;
+
+use super::filter::Filter;
+use super::letter;
+use super::sequences::Place;
+use super::sequences::Sequences;
+use crate::broker::Broker;
+use crate::error::Error;
+use crate::error::Result;
+use crate::event::Batch;
+use crate::event::Event;
+use crate::message::Message;
+use crate::task::TaskId;
+use crate::topology::Names;
+use crate::transport::Delivery;
+use crate::transport::Publish;
+use crate::transport::Subscription;
+
+/// The `type` of what is written only to find the end.
+const MARKER: &str = "taskhare.marker";
+/// How long writing it may take.
+const MARKER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Events, one after the other: see [`Broker::events`]. Dropped, it stops to read.
+///
+/// It goes on by itself when the connection is lost and back; it ends when the broker handle is closed or, with
+/// [`until_now`](crate::Events::until_now), with what had happened then.
+#[must_use = "nothing is read until `next`"]
+pub struct EventStream {
+    subscription: Box<dyn Subscription>,
+    names: Names,
+    filter: Filter,
+    sequences: Sequences,
+    /// Where it ends, if it does: at the message with this correlation id.
+    end: Option<String>,
+    ready: VecDeque<Event>,
+    offset: u64,
+}
+
+impl EventStream {
+    pub(super) async fn new(
+        broker: &Broker,
+        subscription: Box<dyn Subscription>,
+        filter: Filter,
+        until_now: bool,
+    ) -> Result<Self> {
+        let end = if until_now { Some(mark(broker).await?) } else { None };
+        Ok(Self {
+            subscription,
+            names: broker.names().clone(),
+            filter,
+            sequences: Sequences::default(),
+            end,
+            ready: VecDeque::new(),
+            offset: 0,
+        })
+    }
+
+    /// The next event; `None` at the end. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Event> {
+        std::future::poll_fn(|cx| self.poll_event(cx)).await
+    }
+
+    /// The message of the history that the last event came from. A reader that begins there
+    /// ([`from_offset`](crate::Events::from_offset)) gets all events of that message again, and all after them.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Poll::Ready(Some(event));
+            }
+            let Some(delivery) = std::task::ready!(self.subscription.poll_next(cx)) else {
+                return Poll::Ready(None);
+            };
+            if self.end.is_some() && delivery.message.correlation_id == self.end {
+                return Poll::Ready(None);
+            }
+            self.read(delivery);
+        }
+    }
+
+    fn read(&mut self, mut delivery: Delivery) {
+        self.offset = delivery.offset.unwrap_or_default();
+        let message = std::mem::take(&mut delivery.message);
+        delivery.ack();
+        let filter = &self.filter;
+        let mut tell = |event: Event| {
+            if filter.lets(&event) {
+                self.ready.push_back(event);
+            }
+        };
+        match Batch::open(&message) {
+            Some(batch) => match self.sequences.place(&batch.stamp) {
+                Place::Known => {}
+                Place::Next(missing) => {
+                    if missing > 0 {
+                        tell(Event::Missed(missing));
+                    }
+                    batch.events.into_iter().for_each(tell);
+                }
+            },
+            None => letter::event(message, &self.names).map(Event::Task).into_iter().for_each(tell),
+        }
+    }
+}
+
+/// Writes into the history a message that says nothing, after all that this process has to tell so far; its correlation
+/// id.
+async fn mark(broker: &Broker) -> Result<String> {
+    if let Some(journal) = broker.journal() {
+        journal.flush().await;
+    }
+    let id = TaskId::new().to_string();
+    let exchange = broker.names().events();
+    let message =
+        Message { kind: Some(MARKER.into()), correlation_id: Some(id.clone()), ..Message::default() };
+    let publish = Publish { key: exchange.clone(), exchange, mandatory: true, message };
+    let published = broker.transport().publish(&publish, MARKER_TIMEOUT).await;
+    let stream = broker.names().history().to_string();
+    published.map_err(|source| Error::Append { stream, source: Box::new(source) })?;
+    Ok(id)
+}
+
+impl Stream for EventStream {
+    type Item = Event;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        self.get_mut().poll_event(cx)
+    }
+}
+
+impl fmt::Debug for EventStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventStream")
+            .field("filter", &self.filter)
+            .field("offset", &self.offset)
+            .finish_non_exhaustive()
+    }
+}
