@@ -1,6 +1,8 @@
 //! [`Event`]: what has happened to a task or to a consumer. [`wire`] is how events travel, many in a message.
 
 mod consumer;
+#[allow(dead_code, reason = "its readers follow")]
+mod ends;
 mod task;
 mod times;
 mod wire;
@@ -10,6 +12,10 @@ pub use consumer::ConsumerEvent;
 pub use consumer::Heartbeat;
 pub use consumer::QueueLoad;
 pub use consumer::RunningTask;
+#[allow(unused_imports, reason = "its readers follow")]
+pub(crate) use ends::Effect;
+#[allow(unused_imports, reason = "its readers follow")]
+pub(crate) use ends::Ends;
 pub use task::Kind;
 pub use task::TaskChange;
 pub use task::TaskEvent;

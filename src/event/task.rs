@@ -47,6 +47,8 @@ pub enum TaskChange {
         deadline: Option<SystemTime>,
         /// The schedule that it is a tick of.
         schedule: Option<String>,
+        /// Whether it was enqueued before: it is rescheduled.
+        again: bool,
     },
     /// An attempt has begun.
     Started {

@@ -92,6 +92,8 @@ struct Entry<'a> {
     delayed: bool,
     #[serde(rename = "r", default, skip_serializing_if = "is_false")]
     redelivered: bool,
+    #[serde(rename = "g", default, skip_serializing_if = "is_false")]
+    again: bool,
     #[serde(rename = "m", default, skip_serializing_if = "Option::is_none")]
     limit: Option<u64>,
     #[serde(rename = "d", default, skip_serializing_if = "Option::is_none")]
@@ -185,6 +187,7 @@ impl<'a> Entry<'a> {
             waited: None,
             delayed: false,
             redelivered: false,
+            again: false,
             limit: None,
             done: None,
             total: None,
@@ -193,11 +196,12 @@ impl<'a> Entry<'a> {
             ran: None,
         };
         match change {
-            TaskChange::Accepted { priority, due, deadline, schedule } => {
+            TaskChange::Accepted { priority, due, deadline, schedule, again } => {
                 entry.priority = Some(priority.as_str());
                 entry.due = due.map(since_epoch);
                 entry.deadline = deadline.map(since_epoch);
                 entry.schedule = schedule.as_deref().map(Cow::from);
+                entry.again = *again;
             }
             TaskChange::Started { waited, delayed, redelivered, limit } => {
                 entry.waited = Some(to_micros(*waited));
@@ -244,6 +248,7 @@ impl<'a> Entry<'a> {
                 due: time(self.due),
                 deadline: time(self.deadline),
                 schedule: self.schedule.map(Cow::into_owned),
+                again: self.again,
             },
             Kind::Started => TaskChange::Started {
                 waited: span(self.waited)?,
@@ -302,12 +307,19 @@ mod tests {
     fn changes() -> Vec<TaskChange> {
         let (s, us) = (Duration::from_secs, Duration::from_micros);
         vec![
-            TaskChange::Accepted { priority: Priority::Normal, due: None, deadline: None, schedule: None },
+            TaskChange::Accepted {
+                priority: Priority::Normal,
+                due: None,
+                deadline: None,
+                schedule: None,
+                again: false,
+            },
             TaskChange::Accepted {
                 priority: Priority::Urgent,
                 due: Some(AT + s(5)),
                 deadline: Some(AT + s(6)),
                 schedule: Some("nightly".into()),
+                again: true,
             },
             TaskChange::Started { waited: us(7), delayed: false, redelivered: false, limit: None },
             TaskChange::Started { waited: us(7), delayed: true, redelivered: true, limit: Some(s(1)) },
