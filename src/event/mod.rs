@@ -1,6 +1,8 @@
-//! [`Event`]: what has happened to a task or to a consumer. [`wire`] is how events travel, many in a message.
+//! [`Event`]: what has happened to a task or to a consumer. [`wire`] is how events travel, many in a message;
+//! [`state`] is what they tell of one task.
 
 mod consumer;
+mod state;
 mod task;
 mod times;
 mod wire;
@@ -10,6 +12,9 @@ pub use consumer::ConsumerEvent;
 pub use consumer::Heartbeat;
 pub use consumer::QueueLoad;
 pub use consumer::RunningTask;
+pub use state::Progress;
+pub use state::Standing;
+pub use state::TaskState;
 pub use task::Kind;
 pub use task::TaskChange;
 pub use task::TaskEvent;
