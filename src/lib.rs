@@ -107,6 +107,7 @@ pub mod topology;
 #[doc(hidden)]
 pub mod transport;
 mod unique;
+mod watch;
 
 pub use async_trait::async_trait;
 pub use tokio_util::sync::CancellationToken;
@@ -171,6 +172,10 @@ pub use task::Task;
 pub use task::TaskId;
 pub use tick::Tick;
 pub use topology::Replication;
+pub use watch::Alert;
+pub use watch::ConsumerState;
+pub use watch::Presence;
+pub use watch::Thresholds;
 
 /// The README's program, as a test.
 #[cfg(doctest)]
