@@ -110,6 +110,7 @@ pub mod topology;
 #[doc(hidden)]
 pub mod transport;
 mod unique;
+mod watch;
 
 pub use async_trait::async_trait;
 pub use tokio_util::sync::CancellationToken;
@@ -137,10 +138,13 @@ pub use event::ConsumerEvent;
 pub use event::Event;
 pub use event::Heartbeat;
 pub use event::Kind;
+pub use event::Progress;
 pub use event::QueueLoad;
 pub use event::RunningTask;
+pub use event::Standing;
 pub use event::TaskChange;
 pub use event::TaskEvent;
+pub use event::TaskState;
 pub use events::EventStream;
 pub use events::Events;
 pub use failures::FailedAttempt;
@@ -173,6 +177,10 @@ pub use task::Task;
 pub use task::TaskId;
 pub use tick::Tick;
 pub use topology::Replication;
+pub use watch::Alert;
+pub use watch::ConsumerState;
+pub use watch::Presence;
+pub use watch::Thresholds;
 
 /// The README's program, as a test.
 #[cfg(doctest)]

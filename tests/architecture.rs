@@ -18,6 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["tick"],
     &["topology", "handler", "envelope", "reply"],
     &["schedule", "event"],
+    &["watch"],
     &["transport"],
     &["transport::in_process", "transport::amqp"],
     &["route", "log", "inbox"],

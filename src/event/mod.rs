@@ -1,8 +1,10 @@
-//! [`Event`]: what has happened to a task or to a consumer. [`wire`] is how events travel, many in a message.
+//! [`Event`]: what has happened to a task or to a consumer. [`wire`] is how events travel, many in a message;
+//! [`state`] is what they tell of one task.
 
 mod consumer;
 #[allow(dead_code, reason = "its readers follow")]
 mod ends;
+mod state;
 mod task;
 mod times;
 mod wire;
@@ -16,6 +18,9 @@ pub use consumer::RunningTask;
 pub(crate) use ends::Effect;
 #[allow(unused_imports, reason = "its readers follow")]
 pub(crate) use ends::Ends;
+pub use state::Progress;
+pub use state::Standing;
+pub use state::TaskState;
 pub use task::Kind;
 pub use task::TaskChange;
 pub use task::TaskEvent;
