@@ -189,6 +189,7 @@ impl Producer {
                     due: due.map(|due| UNIX_EPOCH + due),
                     deadline: deadline.map(|deadline| UNIX_EPOCH + deadline),
                     schedule: None,
+                    again: options.reschedules,
                 },
             });
         }
