@@ -263,7 +263,7 @@ mod tests {
 
     fn accepted(due: Option<u64>) -> TaskChange {
         let due = due.map(at);
-        TaskChange::Accepted { priority: Priority::Normal, due, deadline: None, schedule: None }
+        TaskChange::Accepted { priority: Priority::Normal, due, deadline: None, schedule: None, again: false }
     }
 
     fn started() -> TaskChange {

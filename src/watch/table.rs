@@ -577,7 +577,13 @@ mod tests {
     }
 
     fn accepted() -> TaskChange {
-        TaskChange::Accepted { priority: Priority::Normal, due: None, deadline: None, schedule: None }
+        TaskChange::Accepted {
+            priority: Priority::Normal,
+            due: None,
+            deadline: None,
+            schedule: None,
+            again: false,
+        }
     }
 
     fn started(limit: Option<Duration>) -> TaskChange {
