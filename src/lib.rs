@@ -63,7 +63,8 @@
 //! # Features
 //!
 //! None by default. `limits`: rate limits and circuit breakers for each type of task
-//! (`ConsumerBuilder::rate_limit`, `circuit_breaker`). `testing`: a real RabbitMQ for tests, with faults;
+//! (`ConsumerBuilder::rate_limit`, `circuit_breaker`). `stats`: figures of what became of tasks and how long it took, from
+//! their events, as JSON and CSV (`taskhare::stats`). `testing`: a real RabbitMQ for tests, with faults;
 //! `testcontainers`: the same, from Docker.
 //!
 //! Do not build with `panic = "abort"`: panics of handlers are caught, and the AMQP client relies on unwinding as well.
@@ -101,6 +102,8 @@ mod route;
 mod schedule;
 mod scheduler;
 mod schedules;
+#[cfg(feature = "stats")]
+pub mod stats;
 mod task;
 #[cfg(feature = "testing")]
 pub mod testing;

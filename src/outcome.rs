@@ -97,6 +97,25 @@ impl DeadReason {
         Self::ALL.into_iter().find(|reason| reason.as_str() == text)
     }
 
+    /// How many attempts a task had that died with `attempt` to come or under way.
+    pub(crate) fn attempts(self, attempt: u32) -> u32 {
+        match self {
+            // Its turn had not come, or its handler saw nothing of it.
+            Self::ExpiredInQueue
+            | Self::ExpiredUnstarted
+            | Self::Undecodable
+            | Self::UnknownTask
+            | Self::Foreign
+            | Self::Undeliverable => attempt.saturating_sub(1),
+            Self::Rejected
+            | Self::AttemptsExhausted
+            | Self::TimeExhausted
+            | Self::ExpiredRunning
+            | Self::ExpiredRetrying
+            | Self::Crashed => attempt,
+        }
+    }
+
     /// Whether its deadline was the reason.
     #[must_use]
     pub fn is_expiry(self) -> bool {
@@ -110,5 +129,22 @@ impl DeadReason {
 impl fmt::Display for DeadReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_count_if_they_were_started() {
+        for reason in DeadReason::ALL {
+            let expected = match reason.as_str() {
+                "rejected" | "attempts-exhausted" | "time-exhausted" => 3,
+                "expired-running" | "expired-retrying" | "crashed" => 3,
+                _ => 2,
+            };
+            assert_eq!(reason.attempts(3), expected, "{reason}");
+        }
     }
 }

@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["tick"],
     &["topology", "handler", "envelope", "reply"],
     &["schedule", "event"],
-    &["watch"],
+    &["watch", "stats"],
     &["transport"],
     &["transport::in_process", "transport::amqp"],
     &["route", "log", "inbox"],
@@ -39,9 +39,11 @@ const MAY_REACH_BEHIND: &[&str] = &["lib", "testing", "broker", "transport"];
 const CONFINED: &[(&str, &str)] = &[
     ("amqprs::", "transport::amqp"),
     ("croner::", "cadence::cron"),
+    ("csv::", "stats::export"),
     ("governor::", "consumer::limits"),
     ("jiff::", "cadence"),
     ("rmp_serde::", "envelope"),
+    ("sketches_ddsketch::", "stats::durations"),
 ];
 
 const MAX_LINES: usize = 500;

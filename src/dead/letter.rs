@@ -99,7 +99,7 @@ impl DeadLetter {
     #[must_use]
     pub fn attempts(&self) -> u32 {
         match &self.content {
-            Content::Task(envelope) => attempts(envelope.attempt, self.death.reason),
+            Content::Task(envelope) => self.death.reason.attempts(envelope.attempt),
             Content::Foreign(_) => 0,
         }
     }
@@ -182,25 +182,6 @@ impl DeadLetter {
     }
 }
 
-/// How many attempts a task had that died with `attempt` to come or under way.
-fn attempts(attempt: u32, reason: DeadReason) -> u32 {
-    match reason {
-        // Its turn had not come, or its handler saw nothing of it.
-        DeadReason::ExpiredInQueue
-        | DeadReason::ExpiredUnstarted
-        | DeadReason::Undecodable
-        | DeadReason::UnknownTask
-        | DeadReason::Foreign
-        | DeadReason::Undeliverable => attempt - 1,
-        DeadReason::Rejected
-        | DeadReason::AttemptsExhausted
-        | DeadReason::TimeExhausted
-        | DeadReason::ExpiredRunning
-        | DeadReason::ExpiredRetrying
-        | DeadReason::Crashed => attempt,
-    }
-}
-
 /// Without the payload.
 impl fmt::Debug for DeadLetter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -212,22 +193,5 @@ impl fmt::Debug for DeadLetter {
             .field("error", &self.death.error)
             .field("attempts", &self.attempts())
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn attempts_count_if_they_were_started() {
-        for reason in DeadReason::ALL {
-            let expected = match reason.as_str() {
-                "rejected" | "attempts-exhausted" | "time-exhausted" => 3,
-                "expired-running" | "expired-retrying" | "crashed" => 3,
-                _ => 2,
-            };
-            assert_eq!(attempts(3, reason), expected, "{reason}");
-        }
     }
 }

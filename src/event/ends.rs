@@ -83,6 +83,16 @@ impl Ends {
         Effect::Counts
     }
 
+    /// Remembers what another one does too: of a task that both know, what is newer.
+    #[cfg(feature = "stats")]
+    pub(crate) fn merge(&mut self, other: &Self) {
+        for (id, life) in other.older.iter().chain(&other.newer) {
+            if self.newer.get(id).or_else(|| self.older.get(id)).is_none_or(|known| known.at < life.at) {
+                self.remember(*id, *life);
+            }
+        }
+    }
+
     fn remember(&mut self, id: TaskId, life: Life) {
         if self.newer.len() >= Self::LIMIT && !self.newer.contains_key(&id) {
             self.older = std::mem::take(&mut self.newer);
