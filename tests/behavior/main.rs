@@ -22,6 +22,8 @@ mod schedule_control;
 mod schedule_feedback;
 mod schedule_policies;
 mod shutdown;
+#[cfg(feature = "stats")]
+mod stats;
 mod support;
 mod timeout;
 mod unique;
