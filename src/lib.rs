@@ -63,7 +63,8 @@
 //! # Features
 //!
 //! None by default. `limits`: rate limits and circuit breakers for each type of task
-//! (`ConsumerBuilder::rate_limit`, `circuit_breaker`). `testing`: a real RabbitMQ for tests, with faults;
+//! (`ConsumerBuilder::rate_limit`, `circuit_breaker`). `otel`: traces from the enqueuer to the handler, by OpenTelemetry;
+//! `metrics`: counters, gauges and histograms; both, and what is logged, are in [`telemetry`]. `testing`: a real RabbitMQ for tests, with faults;
 //! `testcontainers`: the same, from Docker.
 //!
 //! Do not build with `panic = "abort"`: panics of handlers are caught, and the AMQP client relies on unwinding as well.
@@ -102,6 +103,7 @@ mod schedule;
 mod scheduler;
 mod schedules;
 mod task;
+pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod tick;
