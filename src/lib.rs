@@ -64,7 +64,9 @@
 //!
 //! None by default. `limits`: rate limits and circuit breakers for each type of task
 //! (`ConsumerBuilder::rate_limit`, `circuit_breaker`). `stats`: figures of what became of tasks and how long it took, from
-//! their events, as JSON and CSV (`taskhare::stats`). `testing`: a real RabbitMQ for tests, with faults;
+//! their events, as JSON and CSV (`taskhare::stats`). `otel`: traces from the enqueuer to the handler, by OpenTelemetry;
+//! `metrics`: counters, gauges and histograms; both, and what is logged, are in [`telemetry`]. `full`: all of these.
+//! `testing`: a real RabbitMQ for tests, with faults;
 //! `testcontainers`: the same, from Docker.
 //!
 //! Do not build with `panic = "abort"`: panics of handlers are caught, and the AMQP client relies on unwinding as well.
@@ -105,6 +107,7 @@ mod schedules;
 #[cfg(feature = "stats")]
 pub mod stats;
 mod task;
+pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod tick;

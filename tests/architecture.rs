@@ -15,7 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["name", "message", "clock", "lane", "outcome", "retry"],
     &["cadence"],
     &["task", "failures"],
-    &["tick"],
+    &["tick", "telemetry"],
     &["topology", "handler", "envelope", "reply"],
     &["schedule", "event"],
     &["watch", "stats"],
@@ -42,6 +42,7 @@ const CONFINED: &[(&str, &str)] = &[
     ("csv::", "stats::export"),
     ("governor::", "consumer::limits"),
     ("jiff::", "cadence"),
+    ("opentelemetry::", "telemetry::trace"),
     ("rmp_serde::", "envelope"),
     ("sketches_ddsketch::", "stats::durations"),
 ];
@@ -162,6 +163,61 @@ fn layer(module: &str) -> usize {
     let inside = heights.filter(|(name, _)| is_inside(module, name));
     let longest = inside.max_by_key(|(name, _)| name.len());
     longest.unwrap_or_else(|| panic!("{module} has no layer; give it one in LAYERS")).1
+}
+
+/// Names that users search and alert for.
+#[test]
+fn each_field_of_a_log_line_or_span_is_documented() {
+    let text =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/telemetry/mod.rs")).unwrap();
+    let table = text.split("//! | field | what it is |").nth(1).unwrap().split("//!\n").next().unwrap();
+    let cells = table.lines().filter_map(|line| line.split('|').nth(1));
+    let documented: BTreeSet<&str> = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    let mut found = BTreeSet::new();
+    for (module, code) in sources() {
+        for field in fields(&without_comments(&code)) {
+            // Those are OpenTelemetry's.
+            let is_known = documented.contains(&*field) || field.starts_with("otel.");
+            assert!(
+                is_known,
+                "{module} logs the field {field}, which src/telemetry/mod.rs does not document"
+            );
+            found.insert(field);
+        }
+    }
+    let unused: Vec<_> = documented.iter().filter(|name| !found.contains(**name)).collect();
+    assert!(unused.is_empty(), "documented, and never logged: {unused:?}");
+}
+
+/// The names of all fields that are given to a macro of `tracing`, or to `record`.
+fn fields(code: &str) -> Vec<String> {
+    let mut fields = Vec::new();
+    for macro_name in ["debug!(", "info!(", "warn!(", "error!(", "debug_span!(", "info_span!("] {
+        for call in code.split(&format!("tracing::{macro_name}")).skip(1) {
+            let mut depth = 0;
+            let mut in_text = false;
+            let end = call.find(|c| {
+                match c {
+                    '"' => in_text = !in_text,
+                    '(' if !in_text => depth += 1,
+                    ')' if !in_text => depth -= 1,
+                    _ => {}
+                }
+                depth < 0
+            });
+            for argument in call[..end.unwrap()].split(',').map(str::trim) {
+                let is_setting = argument.starts_with("target:") || argument.starts_with("parent:");
+                let name = argument.split('=').next().unwrap().trim().trim_start_matches(['%', '?']);
+                let is_name = |name: &str| {
+                    !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || "._".contains(c))
+                };
+                if !is_setting && is_name(name) {
+                    fields.push(name.to_owned());
+                }
+            }
+        }
+    }
+    fields
 }
 
 /// A promise is not published without its proof.

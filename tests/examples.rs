@@ -9,7 +9,7 @@ use tokio::process::Command;
 /// What it says on its standard output, once it has ended well.
 async fn example(name: &str, arguments: &[&str], url: &str) -> String {
     let output = Command::new(env!("CARGO"))
-        .args(["run", "--quiet", "--features", "testing,limits,stats", "--example", name, "--"])
+        .args(["run", "--quiet", "--features", "full,testing", "--example", name, "--"])
         .args(arguments)
         .env("AMQP_URL", url)
         .kill_on_drop(true)

@@ -43,6 +43,7 @@ use crate::reply::Reply;
 use crate::retry::RetryPolicy;
 use crate::route::Home;
 use crate::task::TaskId;
+use crate::telemetry::AttemptSpan;
 use crate::topology::QueueName;
 use crate::transport::Delivery;
 
@@ -140,7 +141,7 @@ impl Executor {
     ) -> impl Future<Output = Report> + Send {
         async move {
             delivery.redelivered |= envelope::lease(&delivery.message).is_some();
-            let envelope = match Envelope::open(std::mem::take(&mut delivery.message)) {
+            let mut envelope = match Envelope::open(std::mem::take(&mut delivery.message)) {
                 Ok(envelope) => envelope,
                 Err(foreign) => return Box::pin(self.sequel.bury_foreign(delivery, *foreign)).await,
             };
@@ -159,9 +160,11 @@ impl Executor {
             }
             let timeout = envelope.run_timeout.or_else(|| handler.timeout()).or(self.defaults.run_timeout);
             let limits = Limits { started: Instant::now(), timeout };
+            let Envelope { id, attempt, ref rest, .. } = envelope;
+            let span = AttemptSpan::new(id, name, &self.surroundings.queue, attempt, rest);
             let feedback = self.sequel.feedback();
             let mut begun = feedback.begin(lane, redelivered, self.longest(&envelope, timeout));
-            let attempt = self.running.run(handler, &envelope.payload, &ctx, limits, || {
+            let attempt = self.running.run(handler, &envelope.payload, &ctx, limits, &span, || {
                 feedback.started(&envelope, &mut begun);
                 self.renewal.keep(&mut delivery, &envelope)
             });
@@ -175,9 +178,11 @@ impl Executor {
                 }
                 Err(error) => {
                     let failed = Failed { handler, ctx, limits, begun, error };
-                    Box::pin(self.settle(delivery, envelope, failed)).await
+                    span.begin_trace(&mut envelope.rest);
+                    span.around(Box::pin(self.settle(delivery, envelope, failed))).await
                 }
             };
+            span.end(outcome);
             unfinished.finish(outcome)
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tracing::field::display;
 
 use crate::dead::DeadLetter;
 
@@ -32,7 +33,10 @@ impl Hook {
 
     pub(super) fn tell(&self, letter: DeadLetter) {
         if let Err(mpsc::error::TrySendError::Full(letter)) = self.0.try_send(letter) {
-            tracing::warn!(task.id = ?letter.id(), "`on_dead_letter` does not keep up: it is not told of this one");
+            tracing::warn!(
+                task.id = letter.id().map(display),
+                "`on_dead_letter` does not keep up: it is not told of this one"
+            );
         }
     }
 }

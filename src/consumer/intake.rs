@@ -209,7 +209,7 @@ fn warn(difference: Option<Difference>) {
         Some(Difference::Ahead(by)) => ("ahead of", by),
         Some(Difference::Behind(by)) => ("behind", by),
     };
-    tracing::warn!(?by, "this machine's clock is {how} the broker's; let both follow a time server");
+    tracing::warn!(clock.difference = ?by, "this machine's clock is {how} the broker's; let both follow a time server");
 }
 
 #[cfg(test)]

@@ -128,7 +128,7 @@ impl LeaseQueue {
         if is_empty && self.desk.is_clean() {
             let queue = self.broker.names().lease_queue(&self.holder);
             if let Err(error) = self.broker.transport().delete(&queue).await {
-                tracing::debug!(%queue, %error, "the broker will remove it");
+                tracing::debug!(broker.queue = %queue, %error, "the broker will remove it");
             }
         }
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tracing::Span;
 
 use crate::envelope;
 use crate::error::BoxError;
@@ -151,8 +152,8 @@ where
     type Task = T;
 
     async fn handle(&self, task: T, ctx: &TaskContext) -> Result<T::Output, TaskError> {
-        let (function, ctx) = (self.function.clone(), ctx.clone());
-        match tokio::task::spawn_blocking(move || function(task, ctx)).await {
+        let (function, ctx, span) = (self.function.clone(), ctx.clone(), Span::current());
+        match tokio::task::spawn_blocking(move || span.in_scope(|| function(task, ctx))).await {
             Ok(result) => result,
             // A panic goes on to where every handler's panic is caught.
             Err(failed) => match failed.try_into_panic() {

@@ -55,7 +55,7 @@ impl Renewal {
                     begun + term.renewal()
                 }
                 Err(why) => {
-                    tracing::warn!(task.id = %envelope.id, task.name = %envelope.name, why, "lease not renewed yet");
+                    tracing::warn!(task.id = %envelope.id, task.name = %envelope.name, reason = why, "lease not renewed yet");
                     Instant::now() + term.tick()
                 }
             };

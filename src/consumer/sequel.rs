@@ -140,7 +140,7 @@ impl Sequel {
     pub(super) async fn bury_foreign(&self, delivery: Delivery, foreign: Foreign) -> Report {
         let Foreign { message, why } = foreign;
         let (id, name) = (message.id.as_deref(), message.kind.clone().unwrap_or_default());
-        tracing::error!(message.id = id, message.kind = %name, queue = %self.queue, why, "message is not a task");
+        tracing::error!(message.id = id, message.kind = %name, queue = %self.queue, reason = why, "message is not a task");
         let id: Option<TaskId> = id.and_then(|id| id.parse().ok());
         let outcome = self.dead_letter(delivery, message, DeadReason::Foreign, &why).await;
         Report { id, name, outcome }

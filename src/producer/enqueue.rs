@@ -26,6 +26,7 @@ use crate::reply::Reply;
 use crate::retry::RetryPolicy;
 use crate::task::Task;
 use crate::task::TaskId;
+use crate::telemetry::EnqueueSpan;
 
 /// When a task may start.
 #[derive(Clone, Copy, Debug, Default)]
@@ -253,7 +254,11 @@ impl<'a, T: Task> IntoFuture for Enqueue<'a, T> {
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move { self.producer.send(self.task, &self.options).await })
+        let queue = self.options.queue.as_deref().unwrap_or(T::QUEUE);
+        EnqueueSpan::one(T::NAME, queue).around_one(
+            Box::pin(async move { self.producer.send(self.task, &self.options).await }),
+            Enqueued::id,
+        )
     }
 }
 
@@ -284,7 +289,8 @@ impl<'a, T: Task> IntoFuture for EnqueueAll<'a, T> {
     type IntoFuture = BoxFuture<'a, Self::Output>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.run())
+        let span = EnqueueSpan::many(T::NAME, self.options.queue.as_deref().unwrap_or(T::QUEUE));
+        span.around(Box::pin(self.run()))
     }
 }
 

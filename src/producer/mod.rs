@@ -29,6 +29,7 @@ use crate::route;
 use crate::route::Route;
 use crate::task::Task;
 use crate::task::TaskId;
+use crate::telemetry;
 use crate::topology::QueueName;
 use crate::transport::Publish;
 use crate::transport::PublishError;
@@ -169,6 +170,7 @@ impl Producer {
         if let Some(policy) = policy {
             envelope.set_policy(&policy);
         }
+        telemetry::write_current(&mut envelope.rest);
         let publish = route.publish(envelope, now);
         let published = self.publish(&publish, &route, timeout).await;
         if let Some(claim) = claim {

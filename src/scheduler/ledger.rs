@@ -107,11 +107,11 @@ impl Ledger {
                 }
                 Ok(record) => return Poll::Ready(Some(Event::Delivered(record, delivery))),
                 Err(why) if is_entry => {
-                    tracing::error!(queue = %self.key, why, "a schedule that this release does not understand: it is left alone");
+                    tracing::error!(broker.queue = %self.key, reason = why, "a schedule that this release does not understand: it is left alone");
                     self.leave_alone(delivery);
                 }
                 Err(why) => {
-                    tracing::error!(queue = %self.key, why, "message is nothing of a scheduler's: dead-lettered");
+                    tracing::error!(broker.queue = %self.key, reason = why, "message is nothing of a scheduler's: dead-lettered");
                     delivery.reject();
                 }
             }

@@ -219,7 +219,7 @@ async fn tell_at_last(broker: &Broker, what: What) -> Result<()> {
     loop {
         match schedules::tell(broker, command.clone(), REPORT_TIMEOUT).await {
             Err(error) if error.is_transient() => {
-                tracing::warn!(?error, "a tick in doubt is not reported yet");
+                tracing::warn!(%error, "a tick in doubt is not reported yet");
                 sleep(REPORT_PAUSE).await;
             }
             told => return told,
@@ -243,7 +243,7 @@ impl Candidate {
             match self.serve().await {
                 Ok(End::Shutdown) => break,
                 Ok(End::Lost(why)) => {
-                    tracing::warn!(why, "this scheduler is not active any more");
+                    tracing::warn!(reason = why, "this scheduler is not active any more");
                     // One that ends at once, again and again, is not worth so many tries.
                     failures = if started.elapsed() > Duration::from_secs(1) { 0 } else { failures + 1 };
                 }
@@ -269,8 +269,10 @@ impl Candidate {
         tokio::spawn(async move {
             for doubt in doubts {
                 let told = timeout(REPORT_TIMEOUT, tell_at_last(&broker, doubt)).await;
-                if !matches!(told, Ok(Ok(()))) {
-                    tracing::error!(?told, "a tick may be lost");
+                match told {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::error!(%error, "a tick may be lost"),
+                    Err(error) => tracing::error!(%error, "a tick may be lost"),
                 }
             }
         });

@@ -71,7 +71,7 @@ impl Node {
             match node.boot() {
                 // Somebody took a port between our look and its start.
                 Err(error) if attempts > 0 && is_taken_port(&error) => {
-                    tracing::debug!(?error, "trying other ports");
+                    tracing::debug!(%error, "trying other ports");
                 }
                 outcome => return outcome.map(|()| node),
             }

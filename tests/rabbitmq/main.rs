@@ -23,6 +23,8 @@ mod stream;
 mod subscribe;
 mod tasks;
 mod ticks;
+#[cfg(feature = "otel")]
+mod traces;
 mod traps;
 
 use std::collections::BTreeSet;

@@ -97,7 +97,13 @@ impl Gate for Limiting {
         };
         let until = ask_again(now, wait, deadline);
         let id = message.id.as_deref();
-        tracing::debug!(task.id = id, task.name = limited.name, ?wait, why, "task may not start yet");
+        tracing::debug!(
+            task.id = id,
+            task.name = limited.name,
+            ?wait,
+            reason = why,
+            "task may not start yet"
+        );
         Err(until)
     }
 }
@@ -158,7 +164,7 @@ impl Limited {
                     task.name = name,
                     breaker = "open",
                     failures,
-                    ?open_for,
+                    wait = ?open_for,
                     "circuit breaker opened"
                 );
             }

@@ -44,7 +44,11 @@ impl ChannelCallback for Callback {
     async fn close(&mut self, _: &Channel, close: CloseChannel) -> Result<(), ClientError> {
         let closed = self.closing.note(&close);
         if self.deliveries.is_some() {
-            tracing::warn!(code = closed.code, reason = closed.text, "the broker closed a consuming channel");
+            tracing::warn!(
+                broker.code = closed.code,
+                reason = closed.text,
+                "the broker closed a consuming channel"
+            );
         }
         self.die(&Outcome::Closed(closed));
         Ok(())
@@ -58,7 +62,7 @@ impl ChannelCallback for Callback {
             Some(outstanding) if self.publishes.is_none() => outstanding.go_stale(),
             _ => self.die(&Outcome::Lost),
         }
-        tracing::warn!(consumer = cancel.consumer_tag(), "the broker cancelled a consumer");
+        tracing::warn!(broker.consumer = cancel.consumer_tag(), "the broker cancelled a consumer");
         Ok(())
     }
 

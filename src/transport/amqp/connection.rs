@@ -83,7 +83,9 @@ impl Shared {
         let name = format!("{} {role} {}", self.options.app, self.options.instance);
         let opened = Session::open(endpoint, &self.options, &name).await;
         match &opened {
-            Ok(_) => tracing::info!(broker = %endpoint, vhost = endpoint.vhost, role, "connected"),
+            Ok(_) => {
+                tracing::info!(broker.address = %endpoint, broker.vhost = endpoint.vhost, broker.role = role, "connected")
+            }
             Err(_) => self.endpoint.store(index.wrapping_add(1), Ordering::Relaxed),
         }
         opened
@@ -189,7 +191,7 @@ impl Link {
             self.current.send_replace(Current::Down);
             if !closed.is_cancelled() {
                 let why = live.health().why();
-                tracing::warn!(role = self.role, reason = why, "connection lost");
+                tracing::warn!(broker.role = self.role, reason = why, "connection lost");
                 self.shared.lost(why);
             }
             // What dies at once may die at once again: a message that cannot be decoded, a user without permissions.
@@ -199,23 +201,23 @@ impl Link {
     }
 
     async fn reconnect(&self, failures: u32) -> Session {
-        let mut attempt = failures.saturating_sub(1);
+        let mut tries = failures.saturating_sub(1);
         loop {
-            tokio::time::sleep(self.shared.options.backoff(attempt, fastrand::f64())).await;
-            attempt = attempt.saturating_add(1);
+            tokio::time::sleep(self.shared.options.backoff(tries, fastrand::f64())).await;
+            tries = tries.saturating_add(1);
             let why = match self.shared.connect(self.role).await {
                 Ok(session) => match declare(&session, &self.shared.topology()).await {
                     Ok(()) => return session,
                     // Somebody deleted and declared something otherwise meanwhile. The rest still works.
                     Err(DeclareError::Refused(error)) => {
-                        tracing::error!(role = self.role, error = %error, "cannot declare everything again");
+                        tracing::error!(broker.role = self.role, %error, "cannot declare everything again");
                         return session;
                     }
                     Err(DeclareError::Lost(why)) => why,
                 },
                 Err(error) => with_cause(&error),
             };
-            tracing::warn!(role = self.role, attempt, reason = why, "cannot connect");
+            tracing::warn!(broker.role = self.role, tries, reason = why, "cannot connect");
             self.shared.lost(why);
         }
     }

@@ -157,7 +157,7 @@ impl Consumer {
     /// The stream is not the one that was read, so all that is in it is new.
     fn restart(&mut self) {
         let (Some(position), Stage::Live(_)) = (&mut self.position, &self.stage) else { return };
-        tracing::warn!(stream = %self.subscribe.queue, "it was made anew, and is read from its start");
+        tracing::warn!(broker.queue = %self.subscribe.queue, "it was made anew, and is read from its start");
         position.restart();
         if let Stage::Live(live) = std::mem::replace(&mut self.stage, Stage::Ended) {
             self.replace(live);
@@ -302,7 +302,7 @@ impl Source {
                 }
                 Err(error) => format!("{error:?}"),
             };
-            tracing::warn!(queue = %subscribe.queue, reason = why, "cannot consume");
+            tracing::warn!(broker.queue = %subscribe.queue, reason = why, "cannot consume");
             deaths = deaths.saturating_add(1);
         }
     }
