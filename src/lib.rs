@@ -63,7 +63,8 @@
 //! # Features
 //!
 //! None by default. `limits`: rate limits and circuit breakers for each type of task
-//! (`ConsumerBuilder::rate_limit`, `circuit_breaker`). `testing`: a real RabbitMQ for tests, with faults;
+//! (`ConsumerBuilder::rate_limit`, `circuit_breaker`). `management`: a client of RabbitMQ's management API, which closes
+//! the connections of consumers that hang. `testing`: a real RabbitMQ for tests, with faults;
 //! `testcontainers`: the same, from Docker.
 //!
 //! Do not build with `panic = "abort"`: panics of handlers are caught, and the AMQP client relies on unwinding as well.
@@ -88,6 +89,8 @@ mod inbox;
 mod lane;
 mod lock;
 mod log;
+#[cfg(feature = "management")]
+pub mod management;
 mod message;
 mod name;
 mod outcome;
@@ -107,6 +110,7 @@ pub mod topology;
 #[doc(hidden)]
 pub mod transport;
 mod unique;
+mod url;
 
 pub use async_trait::async_trait;
 pub use tokio_util::sync::CancellationToken;

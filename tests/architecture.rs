@@ -11,8 +11,8 @@ use std::path::Path;
 
 /// Bottom to top. A module may name only modules in layers below its own, or in its own folder.
 const LAYERS: &[&[&str]] = &[
-    &["error", "lock"],
-    &["name", "message", "clock", "lane", "outcome", "retry"],
+    &["error", "lock", "url"],
+    &["management", "name", "message", "clock", "lane", "outcome", "retry"],
     &["cadence"],
     &["task", "failures"],
     &["tick"],
@@ -40,6 +40,7 @@ const CONFINED: &[(&str, &str)] = &[
     ("governor::", "consumer::limits"),
     ("jiff::", "cadence"),
     ("rmp_serde::", "envelope"),
+    ("ureq::", "management"),
 ];
 
 const MAX_LINES: usize = 500;
