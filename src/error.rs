@@ -326,6 +326,20 @@ pub enum Error {
     #[error("the broker handle is closed")]
     Closed,
 
+    /// The management API did not do what it was asked: there is no such thing (404), say, or the node is about to
+    /// start or to stop (500 and above).
+    #[error("{host} answered {status} to {request}: {reason}")]
+    Management {
+        /// The node's address.
+        host: String,
+        /// The method and the path.
+        request: String,
+        /// The status of HTTP.
+        status: u16,
+        /// What it said, shortened, or what is wrong with its answer.
+        reason: String,
+    },
+
     /// The broker did not answer in time.
     #[error("the broker did not answer within {waited:?}: {action}")]
     Timeout {
@@ -353,6 +367,7 @@ impl Error {
                 | Self::Schedule { .. }
                 | Self::NoScheduler { .. }
                 | Self::Timeout { .. }
+                | Self::Management { status: 500.., .. }
         )
     }
 }

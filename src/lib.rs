@@ -65,7 +65,8 @@
 //! None by default. `limits`: rate limits and circuit breakers for each type of task
 //! (`ConsumerBuilder::rate_limit`, `circuit_breaker`). `stats`: figures of what became of tasks and how long it took, from
 //! their events, as JSON and CSV (`taskhare::stats`). `otel`: traces from the enqueuer to the handler, by OpenTelemetry;
-//! `metrics`: counters, gauges and histograms; both, and what is logged, are in [`telemetry`]. `full`: all of these.
+//! `metrics`: counters, gauges and histograms; both, and what is logged, are in [`telemetry`]. `management`: a client of
+//! RabbitMQ's management API, which closes the connections of consumers that hang. `full`: all of these.
 //! `testing`: a real RabbitMQ for tests, with faults;
 //! `testcontainers`: the same, from Docker.
 //!
@@ -94,6 +95,8 @@ mod journal;
 mod lane;
 mod lock;
 mod log;
+#[cfg(feature = "management")]
+pub mod management;
 mod message;
 mod name;
 mod outcome;
@@ -116,6 +119,7 @@ pub mod topology;
 #[doc(hidden)]
 pub mod transport;
 mod unique;
+mod url;
 mod watch;
 
 pub use async_trait::async_trait;

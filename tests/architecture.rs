@@ -11,8 +11,8 @@ use std::path::Path;
 
 /// Bottom to top. A module may name only modules in layers below its own, or in its own folder.
 const LAYERS: &[&[&str]] = &[
-    &["error", "lock", "instance"],
-    &["name", "message", "clock", "lane", "outcome", "retry"],
+    &["error", "lock", "instance", "url"],
+    &["management", "name", "message", "clock", "lane", "outcome", "retry"],
     &["cadence"],
     &["task", "failures"],
     &["tick", "telemetry"],
@@ -45,6 +45,7 @@ const CONFINED: &[(&str, &str)] = &[
     ("opentelemetry::", "telemetry::trace"),
     ("rmp_serde::", "envelope"),
     ("sketches_ddsketch::", "stats::durations"),
+    ("ureq::", "management"),
 ];
 
 const MAX_LINES: usize = 500;

@@ -3,6 +3,7 @@
 use crate::testing::error::Error;
 use crate::testing::error::Result;
 use crate::transport::amqp::Options;
+use crate::url::encoded;
 
 /// An AMQP URL in its parts, decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,12 @@ impl Address {
         format!("amqp://{}:{}@{host}:{port}/{}", encoded(user), encoded(password), encoded(vhost))
     }
 
+    /// Of the management API at `place`, which is like `http://host:port`.
+    pub(super) fn management(&self, place: &str) -> String {
+        let login = format!("://{}:{}@", encoded(&self.user), encoded(&self.password));
+        place.replacen("://", &login, 1)
+    }
+
     pub(super) fn host_and_port(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
@@ -57,18 +64,6 @@ impl Address {
 /// If it is not an AMQP URL.
 pub fn vhost_of(url: &str) -> Result<String> {
     Address::parse(url).map(|address| address.vhost)
-}
-
-/// As one segment of a path.
-pub(super) fn encoded(text: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                char::from(byte).to_string()
-            }
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ use serde_json::json;
 use tokio::sync::OnceCell;
 
 use crate::testing::address::Address;
-use crate::testing::address::encoded;
 #[cfg(feature = "testcontainers")]
 use crate::testing::container::Container;
 use crate::testing::error::Error;
@@ -18,6 +17,7 @@ use crate::testing::management::Management;
 use crate::testing::node::Node;
 use crate::testing::origin::Origin;
 use crate::testing::origin::ThisMachine;
+use crate::url::encoded;
 
 /// How long the management API may take to answer once the broker is ready; milliseconds, mostly.
 const MANAGEMENT_LIMIT: Duration = Duration::from_secs(30);
@@ -103,7 +103,7 @@ impl TestBroker {
                 (address, base, Body::Container(Box::new(container)))
             }
         };
-        let management = Management::new(&base, &address.user, &address.password);
+        let management = Management::new(&address.management(&base))?;
         let broker = Self { address, management, body, vhosts: AtomicU32::new(0) };
         broker.management_answers().await?;
         Ok(broker)

@@ -106,7 +106,7 @@ async fn ends(lab: &Lab, harm: impl AsyncFnOnce(&dyn Tenure, &Delivery)) {
 
 async fn close_connections(lab: &Lab) {
     let management = TestBroker::shared().await.unwrap().management();
-    let is_scheduling = |it: &taskhare::testing::Connection| it.user_provided_name.contains(" schedule ");
+    let is_scheduling = |it: &taskhare::management::Connection| it.user_provided_name.contains(" schedule ");
     eventually("the connection shows", async || {
         management.connections(&lab.vhost).await.unwrap().iter().any(is_scheduling)
     })

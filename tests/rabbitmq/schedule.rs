@@ -14,8 +14,8 @@ use taskhare::Scheduler;
 use taskhare::SchedulerBuilder;
 use taskhare::Task;
 use taskhare::Tick;
+use taskhare::management::Totals;
 use taskhare::testing::Management;
-use taskhare::testing::Totals;
 use taskhare::transport::Value;
 
 use crate::*;

@@ -3,13 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
-use fluent_uri::Uri;
-use fluent_uri::component::Authority;
 use fluent_uri::pct_enc::EStr;
-use fluent_uri::pct_enc::Encoder;
 
 use crate::error::Error;
 use crate::error::Result;
+use crate::url;
 
 const DEFAULT_PORT: u16 = 5672;
 
@@ -52,7 +50,7 @@ impl fmt::Debug for Endpoint {
 impl Endpoint {
     /// The host as it stands before a port: IPv6 in brackets.
     pub(crate) fn address(&self) -> String {
-        if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() }
+        url::bracketed(&self.host)
     }
 }
 
@@ -61,24 +59,19 @@ pub(super) fn parse(urls: &str) -> Result<Vec<Endpoint>> {
     urls.split(',').map(|url| parse_one(url.trim()).map_err(|reason| Error::InvalidUrl { reason })).collect()
 }
 
-// The reasons must not repeat what might be a password: in a mistyped URL, any part might.
+// The reasons must not repeat what might be a password: see `crate::url`.
 fn parse_one(url: &str) -> Result<Endpoint, String> {
-    let uri = Uri::parse(url).map_err(|error| {
-        format!("not a URL from byte {} on; special characters must be percent-encoded", error.index())
-    })?;
+    let uri = url::parse(url)?;
     match uri.scheme().as_str().to_ascii_lowercase().as_str() {
         "amqp" => {}
         "amqps" => return Err("amqps:// needs TLS, which this build does not have yet".to_owned()),
         _ => return Err("it does not begin with amqp://".to_owned()),
     }
     let authority = uri.authority().ok_or("it does not begin with amqp://")?;
-    let (user, password) = login(authority)?;
+    let (user, password) = url::login(authority)?;
     let mut endpoint = Endpoint {
-        host: host(authority)?,
-        port: authority
-            .port_to_u16()
-            .map_err(|_| "the port is not a number up to 65535")?
-            .unwrap_or(DEFAULT_PORT),
+        host: url::host(authority)?,
+        port: url::port(authority)?.unwrap_or(DEFAULT_PORT),
         user,
         password,
         vhost: vhost(uri.path().as_str())?,
@@ -104,27 +97,6 @@ fn shown(key: &str) -> String {
     format!("{:?}", key.chars().take(24).collect::<String>())
 }
 
-fn login(authority: Authority<'_>) -> Result<(String, String), String> {
-    let Some(info) = authority.userinfo() else { return Ok(("guest".to_owned(), "guest".to_owned())) };
-    let (user, password) = match info.split_once(':') {
-        Some((user, password)) => (decode("user name", user)?, decode("password", password)?),
-        None => (decode("user name", info)?, "guest".to_owned()),
-    };
-    if user.contains('\0') || password.contains('\0') {
-        return Err("user name and password cannot contain %00".to_owned());
-    }
-    Ok((user, password))
-}
-
-fn host(authority: Authority<'_>) -> Result<String, String> {
-    let host = authority.host();
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    if bare.contains('%') {
-        return Err("the host contains %".to_owned());
-    }
-    Ok(if bare.is_empty() { "localhost".to_owned() } else { bare.to_owned() })
-}
-
 fn vhost(path: &str) -> Result<String, String> {
     let name = path.strip_prefix('/').unwrap_or(path);
     if name.contains('/') {
@@ -132,16 +104,11 @@ fn vhost(path: &str) -> Result<String, String> {
     }
     let name =
         EStr::<fluent_uri::pct_enc::encoder::Path>::new(name).ok_or("the virtual host is malformed")?;
-    let name = decode("virtual host", name)?;
+    let name = url::decode("virtual host", name)?;
     if name.len() > 255 {
         return Err("the virtual host has more than 255 bytes".to_owned());
     }
     Ok(if name.is_empty() { "/".to_owned() } else { name })
-}
-
-fn decode<E: Encoder>(what: &str, text: &EStr<E>) -> Result<String, String> {
-    let decoded = text.decode().to_string().map_err(|_| format!("the {what} is not UTF-8"))?;
-    Ok(decoded.into_owned())
 }
 
 #[cfg(test)]
