@@ -101,7 +101,7 @@ pub(crate) struct Cancellation {
 /// What all attempts of one consumer and queue share.
 #[derive(Debug)]
 pub(crate) struct Surroundings {
-    pub(crate) queue: String,
+    pub(crate) queue: Arc<str>,
     pub(crate) clock: Clock,
     /// Cancelled when the consumer begins to shut down.
     pub(crate) shutdown: CancellationToken,

@@ -32,6 +32,7 @@ use crate::instance::Instance;
 use crate::lock::Lock;
 use crate::message::Message;
 use crate::name::Name;
+use crate::telemetry;
 use crate::topology::Topology;
 use crate::transport::Ack;
 use crate::transport::Publish;
@@ -207,6 +208,7 @@ impl Pending {
             self.events.push(event);
         } else {
             self.missed += 1;
+            telemetry::event_missed();
         }
     }
 

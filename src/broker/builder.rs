@@ -15,6 +15,7 @@ use crate::journal::Desk;
 use crate::journal::Journal;
 use crate::lock::Lock;
 use crate::message::LONGEST_TIME_TO_LIVE;
+use crate::telemetry;
 use crate::topology;
 use crate::topology::HistoryLimits;
 use crate::topology::Names;
@@ -239,6 +240,7 @@ impl BrokerBuilder {
 
     fn build(self, transport: Arc<dyn Transport>, clock: Clock, instance: Instance) -> Result<Broker> {
         let names = Names::new(Namespace::new(&self.namespace)?);
+        telemetry::describe();
         let journal = self.defaults.history.map(|_| {
             let topology = topology::of_history(&names, self.defaults);
             let exchange = names.events();

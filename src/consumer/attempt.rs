@@ -25,7 +25,7 @@ use crate::handler::CancelReason;
 use crate::handler::TaskContext;
 use crate::lock::Lock;
 use crate::task::TaskId;
-use crate::telemetry::AttemptSpan;
+use crate::telemetry::Observation;
 
 /// How long an attempt may run, beside its deadline.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +60,7 @@ impl Running {
         self.decisions.verdict(id, revision)
     }
 
-    /// Runs `handler` once in `span`, with its panics caught; if it takes more than one poll, with what `keep` returns beside it.
+    /// Runs `handler` once, observed and with its panics caught; if it takes more than one poll, with what `keep` returns beside it.
     ///
     /// # Errors
     ///
@@ -71,10 +71,10 @@ impl Running {
         payload: &[u8],
         ctx: &TaskContext,
         limits: Limits,
-        span: &AttemptSpan,
+        observation: &Observation,
         keep: impl FnOnce() -> K + Send,
     ) -> Result<Vec<u8>, RunError> {
-        let handling = AssertUnwindSafe(span.around(handler.run(payload, ctx))).catch_unwind();
+        let handling = AssertUnwindSafe(observation.around(handler.run(payload, ctx))).catch_unwind();
         let mut handling = pin!(handling.map(|ended| match ended {
             Ok(result) => result,
             Err(panic) => Err(RunError::Panicked(text(&*panic).to_owned())),

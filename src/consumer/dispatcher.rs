@@ -20,6 +20,7 @@ use super::receipt::Fate;
 use super::receipt::Report;
 use super::receipt::ShutdownEntry;
 use crate::lane::Lane;
+use crate::telemetry::Raised;
 
 /// Starts the tasks of one queue while slots are free.
 pub(super) struct Dispatcher {
@@ -35,6 +36,7 @@ pub(super) struct Dispatcher {
 impl Dispatcher {
     /// Runs until told to stop (or the transport ends), drains, and tells what became of what it had.
     pub(super) async fn run(mut self) -> Vec<ShutdownEntry> {
+        let _slots = Raised::slots(self.executor.queue(), self.concurrency);
         let mut running = JoinSet::new();
         let slots = Arc::new(Semaphore::new(self.concurrency));
         let (stop, pace) = (self.stop.clone(), Arc::new(Pace::default()));

@@ -43,7 +43,7 @@ use crate::reply::Reply;
 use crate::retry::RetryPolicy;
 use crate::route::Home;
 use crate::task::TaskId;
-use crate::telemetry::AttemptSpan;
+use crate::telemetry::Observation;
 use crate::topology::QueueName;
 use crate::transport::Delivery;
 
@@ -118,7 +118,7 @@ impl Executor {
         sequel: Arc<Sequel>,
         shutdown: CancellationToken,
     ) -> Self {
-        let surroundings = Surroundings { queue: queue.to_string(), clock: broker.clock(), shutdown };
+        let surroundings = Surroundings { queue: queue.text(), clock: broker.clock(), shutdown };
         Self {
             registry: staff.registry.clone(),
             running: staff.running.clone(),
@@ -160,15 +160,17 @@ impl Executor {
             }
             let timeout = envelope.run_timeout.or_else(|| handler.timeout()).or(self.defaults.run_timeout);
             let limits = Limits { started: Instant::now(), timeout };
-            let Envelope { id, attempt, ref rest, .. } = envelope;
-            let span = AttemptSpan::new(id, name, &self.surroundings.queue, attempt, rest);
+            let Surroundings { queue, clock, .. } = &*self.surroundings;
+            let observation = Observation::begin(queue, name, &envelope, *clock);
             let feedback = self.sequel.feedback();
             let mut begun = feedback.begin(lane, redelivered, self.longest(&envelope, timeout));
-            let attempt = self.running.run(handler, &envelope.payload, &ctx, limits, &span, || {
+            let attempt = self.running.run(handler, &envelope.payload, &ctx, limits, &observation, || {
                 feedback.started(&envelope, &mut begun);
                 self.renewal.keep(&mut delivery, &envelope)
             });
-            let outcome = match attempt.await {
+            let ended = attempt.await;
+            observation.ran();
+            let outcome = match ended {
                 Ok(output) => {
                     if envelope.is_awaited() {
                         Box::pin(self.tell(&envelope, output)).await;
@@ -178,13 +180,18 @@ impl Executor {
                 }
                 Err(error) => {
                     let failed = Failed { handler, ctx, limits, begun, error };
-                    span.begin_trace(&mut envelope.rest);
-                    span.around(Box::pin(self.settle(delivery, envelope, failed))).await
+                    observation.begin_trace(&mut envelope.rest);
+                    observation.around(Box::pin(self.settle(delivery, envelope, failed))).await
                 }
             };
-            span.end(outcome);
+            observation.end(outcome);
             unfinished.finish(outcome)
         }
+    }
+
+    /// Whose tasks it runs.
+    pub(super) fn queue(&self) -> &str {
+        &self.surroundings.queue
     }
 
     /// Returns when all that has ended is told, and acknowledged.

@@ -135,9 +135,8 @@ impl Feedback {
             return None;
         }
         let Begun { lane, at, redelivered, limit, is_told: _ } = *begun;
-        let startable = envelope.due.unwrap_or_default().max(envelope.enqueued_at);
         let change = TaskChange::Started {
-            waited: at.saturating_sub(startable),
+            waited: at.saturating_sub(envelope.startable()),
             delayed: envelope.due.is_some(),
             redelivered,
             limit,

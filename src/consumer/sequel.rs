@@ -23,6 +23,7 @@ use crate::schedule::Command;
 use crate::schedule::What;
 use crate::schedules::tell_undeclared;
 use crate::task::TaskId;
+use crate::telemetry;
 use crate::tick::Tick;
 use crate::topology::Names;
 use crate::topology::QueueName;
@@ -161,10 +162,12 @@ impl Sequel {
             mandatory: true,
             message,
         };
-        if self.replace(delivery, &letter).await
-            && let Some(hook) = &self.hook
-        {
-            hook.tell(DeadLetter::read(letter.message, &self.queue));
+        if self.replace(delivery, &letter).await {
+            let task = letter.message.kind.as_deref().unwrap_or_default();
+            telemetry::dead(self.queue.as_str(), task, reason);
+            if let Some(hook) = &self.hook {
+                hook.tell(DeadLetter::read(letter.message, &self.queue));
+            }
         }
         if reason.is_expiry() { Outcome::Expired(reason) } else { Outcome::DeadLettered(reason) }
     }

@@ -367,6 +367,11 @@ impl Envelope {
         (self.due, self.hold) = (Some(due), None);
     }
 
+    /// When its next attempt may start.
+    pub(crate) fn startable(&self) -> Duration {
+        self.due.unwrap_or_default().max(self.enqueued_at)
+    }
+
     /// When its first attempt was due.
     pub(crate) fn first_due(&self) -> Duration {
         let delayed = milliseconds(&self.rest, FIRST_DUE);

@@ -30,6 +30,7 @@ use crate::route::Route;
 use crate::task::Task;
 use crate::task::TaskId;
 use crate::telemetry;
+use crate::telemetry::EnqueueMeter;
 use crate::topology::QueueName;
 use crate::transport::Publish;
 use crate::transport::PublishError;
@@ -123,7 +124,7 @@ impl Producer {
 
     /// One task, all the way.
     async fn send<T: Task>(&self, task: T, options: &Options) -> Result<Enqueued<T>> {
-        let producer = &*self.0;
+        let (producer, meter) = (&*self.0, EnqueueMeter::begin(T::NAME));
         let payload = envelope::checked(T::NAME, envelope::encode(&task), producer.broker.max_payload())?;
         let policy = options.retry.as_ref().map(RetryPolicy::checked_text).transpose()?;
         let route = self.route(options.queue.as_deref().unwrap_or(T::QUEUE)).await?;
@@ -139,7 +140,10 @@ impl Producer {
             Some(unique) => {
                 let wait = due.map_or(Duration::ZERO, |due| due.saturating_sub(now));
                 match Box::pin(self.claim(unique, id, wait, timeout)).await? {
-                    Claimed::Theirs(holder) => return Ok(Enqueued::other(holder)),
+                    Claimed::Theirs(holder) => {
+                        meter.merged();
+                        return Ok(Enqueued::other(holder));
+                    }
                     Claimed::Ours(claim) => Some(claim),
                 }
             }
@@ -177,6 +181,7 @@ impl Producer {
             Box::pin(self.settle_claim(claim, id, &published, timeout)).await?;
         }
         published.map_err(|error| route::refused(error, id, route.queue()))?;
+        meter.confirmed(&route.queue().text());
         if let Some(journal) = &producer.journal {
             journal.record(TaskEvent {
                 id,

@@ -9,6 +9,7 @@ use crate::schedule::Command;
 use crate::schedule::Doubt;
 use crate::schedule::Entry;
 use crate::schedule::What;
+use crate::telemetry;
 use crate::tick::Tick;
 use crate::transport::Delivery;
 
@@ -200,6 +201,10 @@ impl Pending {
     /// All its queues have it.
     pub(super) fn confirmed(&mut self) {
         self.confirm = Confirm::Stored;
+        if self.tick.is_some() {
+            let definition = &self.next.definition;
+            telemetry::tick_confirmed(definition.queue.as_str(), &definition.task);
+        }
     }
 
     /// Nobody will tell any more whether they have.

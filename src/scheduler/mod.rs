@@ -44,6 +44,7 @@ use crate::schedule::Definition;
 use crate::schedule::Schedule;
 use crate::schedule::What;
 use crate::schedules;
+use crate::telemetry::Raised;
 use crate::topology::Names;
 use crate::transport::Subscribe;
 
@@ -294,6 +295,7 @@ impl Candidate {
         };
         let Some(loaded) = loaded else { return Ok(End::Lost("the channel was lost")) };
         self.active.send_replace(true);
+        let _active = Raised::active_scheduler();
         tracing::info!(schedules = loaded.entries.len(), "this scheduler is active");
         let mut active = Active::take_over(&self.broker, &self.settings, ledger, loaded).await;
         let end = active.run(&self.shutdown).await;

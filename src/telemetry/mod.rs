@@ -1,4 +1,4 @@
-//! What a process tells of itself: logs, spans, traces.
+//! What a process tells of itself: logs, spans, traces, measures.
 //!
 //! # Logs and spans
 //!
@@ -64,8 +64,40 @@
 //!
 //! Without the feature these headers are neither read nor written, and kept like all others.
 //!
+//! # Metrics
+//!
+//! With the feature `metrics` these go to the facade of the crate `metrics`, and from there to whichever recorder the
+//! application has installed (for Prometheus, say). Install it first: what was begun before it is not in the gauges.
+//! They are those of one process, whether events are on or not. An attempt costs some microseconds more.
+//!
+//! | name | kind | labels | what it is |
+//! | --- | --- | --- | --- |
+//! | `taskhare_tasks_enqueued_total` | counter | `queue`, `task` | tasks that the broker has confirmed, those of ticks among them |
+//! | `taskhare_enqueue_failures_total` | counter | `task` | tasks whose enqueuing failed, or was dropped before it was confirmed |
+//! | `taskhare_enqueue_seconds` | histogram | `queue`, `task` | from the enqueue to its confirm |
+//! | `taskhare_attempts_total` | counter | `queue`, `task`, `outcome` | attempts that have ended; `outcome` as in the span |
+//! | `taskhare_tasks_dead_total` | counter | `queue`, `task`, `reason` | dead letters that consumers have made, by [`DeadReason`](crate::DeadReason); not those that the broker makes by itself |
+//! | `taskhare_task_wait_seconds` | histogram | `queue`, `task` | from when an attempt could start (it was enqueued, or is due) to its start |
+//! | `taskhare_task_run_seconds` | histogram | `queue`, `task` | how long a handler ran, whatever its end |
+//! | `taskhare_task_total_seconds` | histogram | `queue`, `task` | from when a task could start first to its success, over all attempts |
+//! | `taskhare_tasks_running` | gauge | `queue` | attempts under way |
+//! | `taskhare_slots` | gauge | `queue` | how many may be under way; one in quarantine comes on top |
+//! | `taskhare_schedulers_active` | gauge | | 1 in the process whose scheduler is the active one |
+//! | `taskhare_connections_lost_total` | counter | `role` | connections to the broker that were lost, for publishing and for reading |
+//! | `taskhare_events_missed_total` | counter | | events that were not written because the broker took none |
+//!
+//! `queue` is the name used when enqueuing, `task` the task's name; a task without a handler is `unknown`. So there are as
+//! many series as an application has queues and types of tasks, and no more. An attempt that was stopped at the end of a
+//! shutdown's grace period has no outcome, and is in no counter.
+//!
 //! [W3C trace context]: https://www.w3.org/TR/trace-context/
 
+#[cfg(feature = "metrics")]
+mod meter;
+#[cfg(not(feature = "metrics"))]
+#[path = "unmetered.rs"]
+mod meter;
+mod observation;
 mod span;
 #[cfg(feature = "otel")]
 mod trace;
@@ -73,6 +105,13 @@ mod trace;
 #[path = "untraced.rs"]
 mod trace;
 
-pub(crate) use span::AttemptSpan;
+pub(crate) use meter::EnqueueMeter;
+pub(crate) use meter::Raised;
+pub(crate) use meter::connection_lost;
+pub(crate) use meter::dead;
+pub(crate) use meter::describe;
+pub(crate) use meter::event_missed;
+pub(crate) use meter::tick_confirmed;
+pub(crate) use observation::Observation;
 pub(crate) use span::EnqueueSpan;
 pub(crate) use trace::write_current;

@@ -22,11 +22,11 @@ const ERROR: &str = "ERROR";
 ///
 /// Boxed, because it is rarely there, and part of what is moved for each task.
 #[derive(Clone, Debug)]
-pub(crate) struct AttemptSpan(Option<Box<Span>>);
+pub(super) struct AttemptSpan(Option<Box<Span>>);
 
 impl AttemptSpan {
     /// `headers` are those of the task.
-    pub(crate) fn new(id: TaskId, name: &'static str, queue: &str, attempt: u32, headers: &Headers) -> Self {
+    pub(super) fn new(id: TaskId, name: &'static str, queue: &str, attempt: u32, headers: &Headers) -> Self {
         let span = tracing::info_span!(
             target: "taskhare",
             parent: None,
@@ -48,7 +48,7 @@ impl AttemptSpan {
     }
 
     /// Runs a part of the attempt inside of it.
-    pub(crate) fn around<'a, T: 'a>(&self, part: BoxFuture<'a, T>) -> BoxFuture<'a, T> {
+    pub(super) fn around<'a, T: 'a>(&self, part: BoxFuture<'a, T>) -> BoxFuture<'a, T> {
         match &self.0 {
             None => part,
             Some(span) => Box::pin(part.instrument(Span::clone(span))),
@@ -56,14 +56,14 @@ impl AttemptSpan {
     }
 
     /// A task that had no trace until now goes on in this one.
-    pub(crate) fn begin_trace(&self, headers: &mut Headers) {
+    pub(super) fn begin_trace(&self, headers: &mut Headers) {
         if let Some(span) = &self.0 {
             trace::begin(span, headers);
         }
     }
 
     /// Notes how it ended.
-    pub(crate) fn end(self, outcome: Outcome) {
+    pub(super) fn end(self, outcome: Outcome) {
         if let Some(span) = self.0 {
             span.record("outcome", word(outcome));
             if OTEL && matches!(outcome, Outcome::Retried | Outcome::DeadLettered(_) | Outcome::Expired(_)) {
@@ -74,7 +74,7 @@ impl AttemptSpan {
 }
 
 /// An outcome in one word.
-fn word(outcome: Outcome) -> &'static str {
+pub(super) fn word(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Succeeded => "succeeded",
         Outcome::Retried => "retried",

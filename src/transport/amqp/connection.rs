@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::lock::Lock;
 use crate::name::Name;
+use crate::telemetry;
 use crate::topology::Target;
 use crate::topology::Topology;
 use crate::transport::amqp::declare::DeclareError;
@@ -192,6 +193,7 @@ impl Link {
             if !closed.is_cancelled() {
                 let why = live.health().why();
                 tracing::warn!(broker.role = self.role, reason = why, "connection lost");
+                telemetry::connection_lost(self.role);
                 self.shared.lost(why);
             }
             // What dies at once may die at once again: a message that cannot be decoded, a user without permissions.
