@@ -73,7 +73,8 @@ pub struct Heartbeat {
     pub pid: u32,
     /// Its release of taskhare.
     pub version: String,
-    /// What its connections are called in RabbitMQ's console; empty in process.
+    /// What its connection that brings it tasks is called in RabbitMQ's console, unlike any other there: the
+    /// `user_provided_name`. To close it there gives back all its tasks. Empty in process.
     pub connections: Vec<String>,
     /// How long until the next one, at most.
     #[serde(with = "microseconds")]

@@ -41,12 +41,6 @@ impl Address {
         format!("amqp://{}:{}@{host}:{port}/{}", encoded(user), encoded(password), encoded(vhost))
     }
 
-    /// Of the management API at `place`, which is like `http://host:port`.
-    pub(super) fn management(&self, place: &str) -> String {
-        let login = format!("://{}:{}@", encoded(&self.user), encoded(&self.password));
-        place.replacen("://", &login, 1)
-    }
-
     pub(super) fn host_and_port(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }

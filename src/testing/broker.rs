@@ -103,7 +103,7 @@ impl TestBroker {
                 (address, base, Body::Container(Box::new(container)))
             }
         };
-        let management = Management::new(&address.management(&base))?;
+        let management = Management::new(&base, &address.user, &address.password)?;
         let broker = Self { address, management, body, vhosts: AtomicU32::new(0) };
         broker.management_answers().await?;
         Ok(broker)

@@ -25,18 +25,26 @@ use crate::url::encoded;
 #[derive(Clone, Debug)]
 pub struct Management {
     client: management::Management,
+    place: String,
 }
 
 impl Management {
-    /// For the API at `url`, as for [`management::Management::new`].
+    /// For the API at `place`, such as `http://127.0.0.1:15672`.
     ///
     /// # Errors
     ///
     /// If it is not such a URL.
-    pub fn new(url: &str) -> Result<Self> {
-        let builder = management::Management::builder(url).timeout(Duration::from_secs(30));
-        let client = builder.build().map_err(Error::because("not the URL of a management API"))?;
-        Ok(Self { client })
+    pub fn new(place: &str, user: &str, password: &str) -> Result<Self> {
+        let login = format!("://{}:{}@", encoded(user), encoded(password));
+        let builder = management::Management::builder(&place.replacen("://", &login, 1));
+        let client = builder.timeout(Duration::from_secs(30)).build();
+        let client = client.map_err(Error::because("not the URL of a management API"))?;
+        Ok(Self { client, place: place.to_owned() })
+    }
+
+    /// Where it is: its URL without user and password.
+    pub fn place(&self) -> &str {
+        &self.place
     }
 
     /// The client that applications use, of the same API.

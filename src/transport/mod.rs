@@ -108,6 +108,11 @@ pub trait Transport: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     /// Deletes `queue` with all that is in it (C16).
     async fn delete(&self, queue: &Name) -> Result<()>;
 
+    /// What the connection is called, in the broker's console, over which queues are consumed (not streams, and not what
+    /// [`hold`](Self::hold) consumes): no other handle's is called so, and it keeps the name when it is made anew. Whoever
+    /// has the broker close it gives back all that is unsettled (C3), and breaks nothing else. None in process.
+    fn connection_names(&self) -> Vec<String>;
+
     /// Ends everything (C11). Idempotent.
     async fn close(&self);
 }

@@ -12,6 +12,7 @@ mod lanes;
 #[cfg(feature = "limits")]
 mod limits;
 mod long;
+mod management;
 mod publish;
 mod quarantine;
 #[path = "../support/raw.rs"]

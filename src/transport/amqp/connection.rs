@@ -77,12 +77,16 @@ impl Shared {
         *self.last_loss.lock() = Some(why);
     }
 
+    /// What the connection for that role is called on the broker.
+    fn name(&self, role: &str) -> String {
+        format!("{} {role} {}", self.options.app, self.options.instance)
+    }
+
     async fn connect(&self, role: &str) -> Result<Session> {
         let endpoints = &self.options.endpoints;
         let index = self.endpoint.load(Ordering::Relaxed);
         let endpoint = &endpoints[index % endpoints.len()];
-        let name = format!("{} {role} {}", self.options.app, self.options.instance);
-        let opened = Session::open(endpoint, &self.options, &name).await;
+        let opened = Session::open(endpoint, &self.options, &self.name(role)).await;
         match &opened {
             Ok(_) => {
                 tracing::info!(broker.address = %endpoint, broker.vhost = endpoint.vhost, broker.role = role, "connected")
@@ -137,6 +141,11 @@ impl Link {
             }
         }
         Err(failure.map_or(Error::Closed, |error| name_all(error, &self.shared.options)))
+    }
+
+    /// What it is called on the broker.
+    pub(super) fn name(&self) -> String {
+        self.shared.name(self.role)
     }
 
     /// Whether it was ever needed.

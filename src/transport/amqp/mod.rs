@@ -183,6 +183,10 @@ impl Transport for Amqp {
         self.control("delete a queue", delete).await
     }
 
+    fn connection_names(&self) -> Vec<String> {
+        vec![self.consuming.name()]
+    }
+
     async fn close(&self) {
         // Lets subscriptions send what was settled before their connection ends, and no other channel take the place of
         // the publisher's.

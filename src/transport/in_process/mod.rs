@@ -115,6 +115,10 @@ impl Transport for InProcess {
         Ok(())
     }
 
+    fn connection_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     async fn close(&self) {
         let woken = self.0.change(|state, _| state.close());
         woken.into_iter().for_each(Waker::wake);
