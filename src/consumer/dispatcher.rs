@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +18,7 @@ use super::quarantine::Quarantine;
 use super::receipt::Fate;
 use super::receipt::Report;
 use super::receipt::ShutdownEntry;
+use super::tally::Tally;
 use crate::lane::Lane;
 
 /// Starts the tasks of one queue while slots are free.
@@ -27,7 +27,7 @@ pub(super) struct Dispatcher {
     pub(super) executor: Arc<Executor>,
     pub(super) quarantine: Arc<Quarantine>,
     pub(super) gate: Option<Arc<dyn Gate>>,
-    pub(super) concurrency: usize,
+    pub(super) tally: Arc<Tally>,
     pub(super) stop: CancellationToken,
     pub(super) grace: Duration,
 }
@@ -36,7 +36,7 @@ impl Dispatcher {
     /// Runs until told to stop (or the transport ends), drains, and tells what became of what it had.
     pub(super) async fn run(mut self) -> Vec<ShutdownEntry> {
         let mut running = JoinSet::new();
-        let slots = Arc::new(Semaphore::new(self.concurrency));
+        let slots = self.tally.slots().clone();
         let (stop, pace) = (self.stop.clone(), Arc::new(Pace::default()));
         let work = async {
             let mut free = None;

@@ -24,6 +24,11 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How late a task may be in process: tokio's timers count whole milliseconds, and one follows the other.
 const LATE: Duration = Duration::from_millis(5);
 
+/// A broker for years: without heartbeats, of which there are millions in them.
+fn quiet() -> Broker {
+    Broker::builder().without_events().in_process().unwrap()
+}
+
 async fn producer(broker: &Broker) -> Producer {
     Producer::builder(broker).build().await.unwrap()
 }
@@ -41,7 +46,7 @@ fn delays(count: usize, longest: Duration) -> Vec<Duration> {
 
 #[tokio::test(start_paused = true)]
 async fn no_task_is_early_and_none_is_late_from_nothing_to_years() {
-    let broker = Broker::in_process();
+    let broker = quiet();
     let producer = producer(&broker).await;
     let actor = Actor::new();
     let _consumer = Consumer::builder(&broker).handler(actor.clone()).start().await.unwrap();
@@ -67,7 +72,7 @@ async fn no_task_is_early_and_none_is_late_from_nothing_to_years() {
 
 #[tokio::test(start_paused = true)]
 async fn a_delay_beyond_the_wheel_takes_its_time_all_the_same() {
-    let broker = Broker::in_process();
+    let broker = quiet();
     let producer = producer(&broker).await;
     let actor = Actor::new();
     let _consumer = Consumer::builder(&broker).handler(actor.clone()).start().await.unwrap();
