@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::support::Act;
 use crate::support::Actor;
 use crate::support::eventually;
+use crate::support::quiet;
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -23,11 +24,6 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// How late a task may be in process: tokio's timers count whole milliseconds, and one follows the other.
 const LATE: Duration = Duration::from_millis(5);
-
-/// A broker for years: without heartbeats, of which there are millions in them.
-fn quiet() -> Broker {
-    Broker::builder().without_events().in_process().unwrap()
-}
 
 async fn producer(broker: &Broker) -> Producer {
     Producer::builder(broker).build().await.unwrap()
