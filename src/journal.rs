@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::sync::DropGuard;
 
 use crate::event::Batch;
+use crate::event::ConsumerChange;
 use crate::event::ConsumerEvent;
 use crate::event::Stamp;
 use crate::event::TaskEvent;
@@ -49,6 +50,8 @@ const EAGER: usize = 16;
 const BATCH: usize = 2_000;
 /// How many events wait to be written at most: some 15 MB.
 const LIMIT: usize = 65_536;
+/// How many words of consumers wait to be written at most: some 10 MB, if all of them are of long tasks.
+const ANNOUNCEMENTS: usize = 1_024;
 /// How long a batch may take before what waits for it is let go.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long between two tries to write a batch, at first and at most.
@@ -130,13 +133,9 @@ impl Journal {
         self.add(|pending| pending.push(event));
     }
 
-    /// Writes what a consumer says.
+    /// Writes what a consumer says, some time within 50 ms.
     pub(crate) fn announce(&self, event: ConsumerEvent) {
-        self.add(|pending| {
-            if pending.announcements.len() < LIMIT / 64 {
-                pending.announcements.push(event);
-            }
-        });
+        self.add(|pending| pending.announce(event));
     }
 
     /// Writes events, the last one of which is the end of a task, and acknowledges its message after that.
@@ -184,6 +183,7 @@ impl Journal {
         if pending.is_closed {
             change(&mut pending);
             pending.events.clear();
+            pending.announcements.clear();
             return pending.release();
         }
         let (was_empty, had_waiting) = (pending.is_empty(), pending.is_awaited());
@@ -209,6 +209,19 @@ impl Pending {
         } else {
             self.missed += 1;
             telemetry::event_missed();
+        }
+    }
+
+    /// That a consumer is alive takes the place of what it said so before: nobody wants to know that any more.
+    fn announce(&mut self, event: ConsumerEvent) {
+        let is_alive = |event: &ConsumerEvent| matches!(event.change, ConsumerChange::Alive(_));
+        if is_alive(&event) {
+            self.announcements.retain(|it| !is_alive(it) || it.consumer != event.consumer);
+        }
+        if self.announcements.len() < ANNOUNCEMENTS {
+            self.announcements.push(event);
+        } else {
+            self.missed += 1;
         }
     }
 

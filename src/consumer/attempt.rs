@@ -1,4 +1,4 @@
-//! [`Limits`] of an attempt, and [`Running`], those that can be cancelled: its token is cancelled at its deadline, at
+//! [`Limits`] of an attempt, and [`Running`], those that wait for something, which can be cancelled: its token is cancelled at its deadline, at
 //! its timeout or when somebody asks for it; after the grace period its handler is dropped, wherever it waits.
 //!
 //! A handler that is done at its first poll meets none of this and pays nothing for it.
@@ -21,6 +21,7 @@ use super::registry::Handler;
 use super::registry::RunError;
 use crate::control::Decisions;
 use crate::control::Verdict;
+use crate::event::RunningTask;
 use crate::handler::CancelReason;
 use crate::handler::TaskContext;
 use crate::lock::Lock;
@@ -32,6 +33,8 @@ use crate::telemetry::Observation;
 pub(super) struct Limits {
     pub(super) started: Instant,
     pub(super) timeout: Option<Duration>,
+    /// The first of all its limits, with the time it has to stop.
+    pub(super) longest: Option<Duration>,
 }
 
 /// The attempts of a consumer that wait for something, and who may be one.
@@ -45,8 +48,16 @@ pub(super) struct Running {
 /// By task and a serial number: after a lost connection a task may run twice for a while.
 #[derive(Debug, Default)]
 struct Entries {
-    attempts: BTreeMap<(TaskId, u64), oneshot::Sender<CancelReason>>,
+    attempts: BTreeMap<(TaskId, u64), Attempt>,
     next: u64,
+}
+
+#[derive(Debug)]
+struct Attempt {
+    ctx: TaskContext,
+    limits: Limits,
+    /// `None`: it was told to stop.
+    cancel: Option<oneshot::Sender<CancelReason>>,
 }
 
 impl Running {
@@ -97,14 +108,22 @@ impl Running {
     /// Cancels the attempts of a task; whether there are any.
     pub(super) fn cancel(&self, id: TaskId, reason: CancelReason) -> bool {
         let mut entries = self.entries.lock();
-        let keys: Vec<_> = entries.attempts.range((id, 0)..=(id, u64::MAX)).map(|(key, _)| *key).collect();
-        for key in &keys {
-            if let Some(attempt) = entries.attempts.remove(key) {
-                // It may have ended in this instant.
-                let _ = attempt.send(reason);
-            }
+        let attempts = entries.attempts.range_mut((id, 0)..=(id, u64::MAX));
+        let cancels = attempts.filter_map(|(_, attempt)| attempt.cancel.take());
+        // It may have ended in this instant.
+        cancels.map(|cancel| cancel.send(reason)).count() > 0
+    }
+
+    /// The oldest `most` of them, the oldest first.
+    pub(super) fn oldest(&self, most: usize) -> Vec<RunningTask> {
+        let entries = self.entries.lock();
+        let mut all: Vec<&Attempt> = entries.attempts.values().collect();
+        if all.len() > most {
+            all.select_nth_unstable_by_key(most, |attempt| attempt.limits.started);
+            all.truncate(most);
         }
-        !keys.is_empty()
+        all.sort_by_key(|attempt| attempt.limits.started);
+        all.into_iter().map(Attempt::task).collect()
     }
 
     /// Sees an attempt through that was not done at its first poll.
@@ -114,7 +133,7 @@ impl Running {
         ctx: &TaskContext,
         limits: Limits,
     ) -> Result<Vec<u8>, RunError> {
-        let (_entry, requested) = self.enter(ctx.id());
+        let (_entry, requested) = self.enter(ctx, limits);
         if self.verdict(ctx.id(), u64::MAX) == Verdict::Cancelled {
             // In the instant between that question and this entry.
             self.cancel(ctx.id(), CancelReason::Requested);
@@ -136,13 +155,28 @@ impl Running {
         tokio::time::timeout(self.grace, handling).await.unwrap_or(Err(RunError::Stopped(reason)))
     }
 
-    fn enter(&self, id: TaskId) -> (Entry<'_>, oneshot::Receiver<CancelReason>) {
+    fn enter(&self, ctx: &TaskContext, limits: Limits) -> (Entry<'_>, oneshot::Receiver<CancelReason>) {
         let (cancel, requested) = oneshot::channel();
+        let attempt = Attempt { ctx: ctx.clone(), limits, cancel: Some(cancel) };
         let mut entries = self.entries.lock();
-        let key = (id, entries.next);
+        let key = (ctx.id(), entries.next);
         entries.next += 1;
-        entries.attempts.insert(key, cancel);
+        entries.attempts.insert(key, attempt);
         (Entry { running: self, key }, requested)
+    }
+}
+
+impl Attempt {
+    fn task(&self) -> RunningTask {
+        let Self { ctx, limits, cancel: _ } = self;
+        RunningTask {
+            id: ctx.id(),
+            name: ctx.name().to_owned(),
+            queue: ctx.queue().to_owned(),
+            attempt: ctx.attempt(),
+            age: limits.started.elapsed(),
+            limit: limits.longest,
+        }
     }
 }
 
@@ -178,7 +212,14 @@ fn text(panic: &(dyn Any + Send)) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
+    use crate::clock::Clock;
+    use crate::handler;
+    use crate::handler::Cancellation;
+    use crate::handler::Surroundings;
+    use crate::lane::Priority;
 
     #[test]
     fn the_first_limit_counts_and_the_deadline_before_the_timeout() {
@@ -197,13 +238,33 @@ mod tests {
         }
     }
 
-    #[test]
-    fn all_attempts_of_a_task_are_cancelled_and_no_other() {
+    /// An attempt that starts now enters.
+    fn enter(running: &Running, id: TaskId) -> (Entry<'_>, oneshot::Receiver<CancelReason>) {
+        let surroundings =
+            Surroundings { queue: "mail".into(), clock: Clock::tokio(), shutdown: CancellationToken::new() };
+        let ctx = TaskContext::new(handler::Attempt {
+            id,
+            name: "send",
+            surroundings: Arc::new(surroundings),
+            priority: Priority::Normal,
+            number: 2,
+            redelivered: false,
+            enqueued_at: Duration::ZERO,
+            deadline: None,
+            tick: None,
+            cancellation: Cancellation::default(),
+        });
+        let longest = Some(Duration::from_secs(9));
+        running.enter(&ctx, Limits { started: Instant::now(), timeout: None, longest })
+    }
+
+    #[tokio::test]
+    async fn all_attempts_of_a_task_are_cancelled_and_no_other() {
         let running = Running::new(Duration::ZERO, Arc::default());
         let (one, other) = (TaskId::from_u128(1), TaskId::from_u128(2));
-        let (_first, mut first) = running.enter(one);
-        let (_second, mut second) = running.enter(one);
-        let (_other, mut others) = running.enter(other);
+        let (_first, mut first) = enter(&running, one);
+        let (_second, mut second) = enter(&running, one);
+        let (_other, mut others) = enter(&running, other);
         assert!(running.cancel(one, CancelReason::Requested));
         assert_eq!(
             (first.try_recv(), second.try_recv()),
@@ -213,12 +274,37 @@ mod tests {
         assert!(!running.cancel(one, CancelReason::Requested), "once is enough");
     }
 
-    #[test]
-    fn what_has_ended_is_forgotten() {
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_attempts_are_told_first_and_no_more_than_asked_for() {
+        let running = Running::new(Duration::ZERO, Arc::default());
+        let ids = [7, 3, 5, 1].map(TaskId::from_u128);
+        let mut entries = Vec::new();
+        for id in ids {
+            entries.push(enter(&running, id));
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        running.cancel(ids[0], CancelReason::Requested);
+        for most in 0..=5 {
+            let told: Vec<TaskId> = running.oldest(most).into_iter().map(|task| task.id).collect();
+            assert_eq!(told, ids[..most.min(4)], "also one that is to stop runs until it has stopped");
+        }
+        let expected = RunningTask {
+            id: ids[0],
+            name: "send".into(),
+            queue: "mail".into(),
+            attempt: 2,
+            age: Duration::from_secs(4),
+            limit: Some(Duration::from_secs(9)),
+        };
+        assert_eq!(running.oldest(1), [expected]);
+    }
+
+    #[tokio::test]
+    async fn what_has_ended_is_forgotten() {
         let running = Running::new(Duration::ZERO, Arc::default());
         let id = TaskId::from_u128(1);
-        let (first, _) = running.enter(id);
-        let (second, _) = running.enter(id);
+        let (first, _) = enter(&running, id);
+        let (second, _) = enter(&running, id);
         drop(first);
         assert!(running.cancel(id, CancelReason::Requested), "the other still runs");
         drop(second);

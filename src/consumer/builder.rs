@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Consumer;
+use super::beat::Beat;
 use super::dispatcher::Dispatcher;
 use super::executor::Defaults;
 use super::executor::Executor;
@@ -32,6 +33,7 @@ use super::registry::FnHandler;
 use super::registry::Registry;
 use super::sequel::Sequel;
 use super::suspicion::LEAST_CRASH_LIMIT;
+use super::tally::Tally;
 use super::term::Term;
 use super::ward::Ward;
 use crate::broker::Broker;
@@ -50,6 +52,7 @@ use crate::route::Home;
 use crate::task::Task;
 use crate::topology::QueueName;
 use crate::transport::Subscribe;
+use crate::transport::Subscription;
 
 /// Settings of a [`Consumer`].
 #[must_use = "a builder does nothing until `start`"]
@@ -65,6 +68,7 @@ pub struct ConsumerBuilder {
     #[cfg(feature = "limits")]
     limits: Limits,
     grace: Duration,
+    beat: Duration,
     declares: bool,
     on_dead_letter: Option<OnDeadLetter>,
 }
@@ -117,6 +121,7 @@ impl ConsumerBuilder {
             #[cfg(feature = "limits")]
             limits: Limits::default(),
             grace: Duration::from_secs(30),
+            beat: Duration::from_secs(5),
             declares: true,
             on_dead_letter: None,
         }
@@ -274,6 +279,18 @@ impl ConsumerBuilder {
         self
     }
 
+    /// How often this consumer says that it is alive, and what it runs: a [`Heartbeat`](crate::Heartbeat) among the
+    /// events. Defaults to 5 s; from 100 ms to an hour. A scheduler takes a consumer for lost that has said nothing for
+    /// 1.8 times as long. Each costs the broker one message, for all queues of the consumer.
+    ///
+    /// Tasks do not hold it up, however many there are; but handlers that block all threads of their runtime do.
+    /// [`without_events`](crate::BrokerBuilder::without_events) there is none. Not to be confused with the heartbeat of
+    /// a connection, which only RabbitMQ sees.
+    pub fn beat_every(mut self, interval: Duration) -> Self {
+        self.beat = interval.clamp(Duration::from_millis(100), Duration::from_secs(60 * 60));
+        self
+    }
+
     /// Is called with each letter that this consumer has put into the dead letters, after the broker has confirmed it:
     /// to raise an alarm, say. What the broker dead-letters by itself is not among them.
     ///
@@ -312,17 +329,22 @@ impl ConsumerBuilder {
         let journal = self.broker.journal_for(self.declares).await?;
         let name: Arc<str> = journal.as_ref().map_or_else(|| "".into(), Journal::name_consumer);
         let (hook, listener) = self.on_dead_letter.map(Hook::new).unzip();
-        let mut started = Vec::new();
+        let (mut started, mut tallies) = (Vec::new(), Vec::new());
         for (queue, settings) in queues {
             if self.declares {
                 self.broker.declare(Part::Queue(queue.clone())).await?;
             }
             let (concurrency, prefetch) = settings.resolve(self.defaults);
-            let feedback = Feedback::new(&self.broker, journal.clone(), name.clone(), &queue);
+            let tally = Arc::new(Tally::new(concurrency, prefetch));
+            tallies.push((queue.text(), tally.clone()));
+            let feedback = Feedback::new(&self.broker, journal.clone(), name.clone(), &queue, tally.clone());
             let sequel = Arc::new(Sequel::new(&self.broker, queue.clone(), feedback, hook.clone()));
             let put_back = PutBack::new(sequel.clone());
             let picker = self.picker.clone();
-            let intake = subscribe(&self.broker, &queue, prefetch, picker, put_back, self.term).await?;
+            let subscriptions = subscribe(&self.broker, &queue, prefetch, self.term).await?;
+            let beat = journal.as_ref().map(|_| self.beat);
+            let clock = self.broker.clock();
+            let intake = Intake::new(subscriptions, tally.clone(), beat, picker, put_back, clock, self.term);
             let executor = |home| {
                 Arc::new(Executor::new(&self.broker, &staff, &queue, home, sequel.clone(), stop.clone()))
             };
@@ -341,7 +363,7 @@ impl ConsumerBuilder {
                 executor: executor(Home::Lane),
                 quarantine,
                 gate: gate.clone(),
-                concurrency,
+                tally,
                 stop: stop.clone(),
                 grace: self.grace,
             };
@@ -359,7 +381,18 @@ impl ConsumerBuilder {
                 Vec::new()
             });
         }
-        Ok(Consumer::new(stop, dispatchers, leases))
+        let beating = journal.map(|journal| {
+            let beat = Beat {
+                journal,
+                consumer: name,
+                clock: self.broker.clock(),
+                interval: self.beat,
+                queues: tallies,
+                running: staff.running().clone(),
+            };
+            beat.start(stop.clone())
+        });
+        Ok(Consumer::new(stop, dispatchers, leases, beating))
     }
 
     #[cfg(feature = "limits")]
@@ -398,10 +431,8 @@ async fn subscribe(
     broker: &Broker,
     queue: &QueueName,
     prefetch: u16,
-    picker: Picker,
-    put_back: PutBack,
     term: Term,
-) -> Result<Intake> {
+) -> Result<[Box<dyn Subscription>; 3]> {
     let lane = async |lane: Lane| {
         let tag = format!("{queue} {lane}");
         let mut subscribe = Subscribe::new(broker.names().lane(queue, lane), prefetch, tag);
@@ -409,8 +440,7 @@ async fn subscribe(
         subscribe.consumer_timeout = broker.counts_returns().then_some(term.timeout());
         broker.transport().subscribe(subscribe).await
     };
-    let subscriptions = [lane(Lane::Urgent).await?, lane(Lane::Normal).await?, lane(Lane::Low).await?];
-    Ok(Intake::new(subscriptions, prefetch, picker, put_back, broker.clock(), term))
+    Ok([lane(Lane::Urgent).await?, lane(Lane::Normal).await?, lane(Lane::Low).await?])
 }
 
 impl fmt::Debug for ConsumerBuilder {

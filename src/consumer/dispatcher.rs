@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +18,7 @@ use super::quarantine::Quarantine;
 use super::receipt::Fate;
 use super::receipt::Report;
 use super::receipt::ShutdownEntry;
+use super::tally::Tally;
 use crate::lane::Lane;
 use crate::telemetry::Raised;
 
@@ -28,7 +28,7 @@ pub(super) struct Dispatcher {
     pub(super) executor: Arc<Executor>,
     pub(super) quarantine: Arc<Quarantine>,
     pub(super) gate: Option<Arc<dyn Gate>>,
-    pub(super) concurrency: usize,
+    pub(super) tally: Arc<Tally>,
     pub(super) stop: CancellationToken,
     pub(super) grace: Duration,
 }
@@ -38,7 +38,7 @@ impl Dispatcher {
     pub(super) async fn run(mut self) -> Vec<ShutdownEntry> {
         let _slots = Raised::slots(self.executor.queue(), self.concurrency);
         let mut running = JoinSet::new();
-        let slots = Arc::new(Semaphore::new(self.concurrency));
+        let slots = self.tally.slots().clone();
         let (stop, pace) = (self.stop.clone(), Arc::new(Pace::default()));
         let work = async {
             let mut free = None;

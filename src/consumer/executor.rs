@@ -89,6 +89,11 @@ impl Staff {
         let control = Arc::new(control.await?);
         Ok(Self { registry: Arc::new(registry), defaults, running, control, leases })
     }
+
+    /// The attempts under way.
+    pub(super) fn running(&self) -> &Arc<Running> {
+        &self.running
+    }
 }
 
 /// Runs the tasks of one queue.
@@ -159,11 +164,12 @@ impl Executor {
                 return unfinished.finish(Box::pin(self.expire(delivery, envelope)).await);
             }
             let timeout = envelope.run_timeout.or_else(|| handler.timeout()).or(self.defaults.run_timeout);
-            let limits = Limits { started: Instant::now(), timeout };
+            let longest = self.longest(&envelope, timeout);
+            let limits = Limits { started: Instant::now(), timeout, longest };
             let Surroundings { queue, clock, .. } = &*self.surroundings;
             let observation = Observation::begin(queue, name, &envelope, *clock);
             let feedback = self.sequel.feedback();
-            let mut begun = feedback.begin(lane, redelivered, self.longest(&envelope, timeout));
+            let mut begun = feedback.begin(lane, redelivered, longest);
             let attempt = self.running.run(handler, &envelope.payload, &ctx, limits, &observation, || {
                 feedback.started(&envelope, &mut begun);
                 self.renewal.keep(&mut delivery, &envelope)
@@ -343,6 +349,7 @@ mod tests {
     use crate::broker::Part;
     use crate::consumer::feedback::Feedback;
     use crate::consumer::registry::FnHandler;
+    use crate::consumer::tally::Tally;
     use crate::consumer::term::Term;
     use crate::handler::TaskError;
     use crate::lane::Priority;
@@ -386,7 +393,7 @@ mod tests {
         broker.declare(Part::Control).await.unwrap();
         let leases = Arc::new(LeaseQueue::new(&broker, Term::default()).unwrap());
         let staff = Staff::gather(&broker, registry, defaults, leases).await.unwrap();
-        let feedback = Feedback::new(&broker, None, "test".into(), &queue);
+        let feedback = Feedback::new(&broker, None, "test".into(), &queue, Arc::new(Tally::new(1, 1)));
         let sequel = Arc::new(Sequel::new(&broker, queue.clone(), feedback, None));
         let executor = Arc::new(Executor::new(&broker, &staff, &queue, Home::Lane, sequel, stop));
         let lane = broker.names().lane(&queue, Lane::Urgent);

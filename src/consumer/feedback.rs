@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::UNIX_EPOCH;
 
+use super::tally::Tally;
 use crate::broker::Broker;
 use crate::clock::Clock;
 use crate::envelope::Envelope;
@@ -25,6 +26,7 @@ pub(super) struct Feedback {
     journal: Option<Journal>,
     by: Arc<str>,
     queue: Arc<str>,
+    tally: Arc<Tally>,
     clock: Clock,
 }
 
@@ -43,8 +45,14 @@ pub(super) struct Begun {
 
 impl Feedback {
     /// `by` is the consumer.
-    pub(super) fn new(broker: &Broker, journal: Option<Journal>, by: Arc<str>, queue: &QueueName) -> Self {
-        Self { journal, by, queue: queue.text(), clock: broker.clock() }
+    pub(super) fn new(
+        broker: &Broker,
+        journal: Option<Journal>,
+        by: Arc<str>,
+        queue: &QueueName,
+        tally: Arc<Tally>,
+    ) -> Self {
+        Self { journal, by, queue: queue.text(), tally, clock: broker.clock() }
     }
 
     /// An attempt begins now, which may run for `limit`. It is told once it waits for something, or else with its end.
@@ -71,6 +79,7 @@ impl Feedback {
         ran: Duration,
     ) {
         let Some(journal) = &self.journal else { return delivery.ack() };
+        self.tally.succeeds();
         let now = self.clock.now();
         let total = now.saturating_sub(envelope.first_due());
         let start = self.start(envelope, &mut begun);
@@ -96,6 +105,7 @@ impl Feedback {
         due: Option<Duration>,
     ) {
         let Some(journal) = &self.journal else { return };
+        self.tally.fails();
         let now = self.clock.now();
         let error = excerpt(error, LONGEST_ERROR).to_owned();
         let start = self.start(envelope, &mut begun);

@@ -74,6 +74,11 @@ impl Held {
         Self { heap: BinaryHeap::new(), count: [0; 3], timer: None, clock }
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.heap.is_empty()
     }

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use super::put_back::PutBack;
 use super::ready::Ready;
 use super::skew::Difference;
 use super::skew::Skew;
+use super::tally::Tally;
 use super::term::Term;
 use crate::clock::Clock;
 use crate::envelope;
@@ -35,6 +37,7 @@ pub(super) struct Intake {
     skew: Skew,
     clock: Clock,
     term: Term,
+    tally: Arc<Tally>,
     /// When those that wait are looked at next.
     look: Interval,
     looked: Instant,
@@ -52,22 +55,24 @@ struct LaneIntake {
 }
 
 impl Intake {
-    /// `subscriptions` in the order of the lanes, each with that `prefetch`.
+    /// `subscriptions` in the order of the lanes. `tally` is told what waits, if nothing starts at least every `beat`.
     pub(super) fn new(
         subscriptions: [Box<dyn Subscription>; 3],
-        prefetch: u16,
+        tally: Arc<Tally>,
+        beat: Option<Duration>,
         picker: Picker,
         put_back: PutBack,
         clock: Clock,
         term: Term,
     ) -> Self {
         let looked = Instant::now();
-        let mut look = interval_at(looked + term.tick(), term.tick());
+        let every = beat.map_or(term.tick(), |beat| beat.min(term.tick()));
+        let mut look = interval_at(looked + every, every);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             lanes: subscriptions.map(|subscription| LaneIntake {
                 subscription,
-                room: Room::new(prefetch),
+                room: Room::new(tally.prefetch()),
                 ready: Ready::default(),
                 ended: false,
             }),
@@ -77,6 +82,7 @@ impl Intake {
             skew: Skew::default(),
             clock,
             term,
+            tally,
             look,
             looked,
             was_idle: false,
@@ -104,13 +110,21 @@ impl Intake {
         }
         let waiting = [0, 1, 2].map(|lane: usize| self.lanes[lane].ready.is_waiting());
         if let Some(lane) = self.picker.pick(waiting) {
-            return Poll::Ready(self.lanes[lane].ready.pop().map(|delivery| (lane, delivery)));
+            let next = self.lanes[lane].ready.pop().map(|delivery| (lane, delivery));
+            self.tally.waits(self.count(), false);
+            return Poll::Ready(next);
         }
         if self.held.is_empty() && self.lanes.iter().all(|lane| lane.ended) {
             return Poll::Ready(None);
         }
         self.was_idle = true;
+        self.tally.waits(self.count(), true);
         Poll::Pending
+    }
+
+    /// How many are here.
+    fn count(&self) -> usize {
+        self.held.len() + self.lanes.iter().map(|lane| lane.ready.len()).sum::<usize>()
     }
 
     /// Waits for `other`, and looks after what waits here meanwhile.
@@ -140,6 +154,7 @@ impl Intake {
             }
         }
         self.looked = now;
+        self.tally.waits(self.count(), false);
         true
     }
 
@@ -191,6 +206,7 @@ impl Intake {
             }
         }
         unstarted.extend(self.held.take());
+        self.tally.waits(0, false);
         unstarted
     }
 
@@ -215,7 +231,6 @@ fn warn(difference: Option<Difference>) {
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
-    use std::sync::Arc;
     use std::sync::atomic::AtomicBool;
     use std::sync::atomic::Ordering::Relaxed;
 
@@ -269,9 +284,11 @@ mod tests {
             [Box::<Given>::default(), Box::new(normal), Box::<Given>::default()];
         let mail = QueueName::new("mail").unwrap();
         let broker = Broker::in_process();
-        let feedback = Feedback::new(&broker, None, "test".into(), &mail);
+        let tally = Arc::new(Tally::new(1, 10));
+        let feedback = Feedback::new(&broker, None, "test".into(), &mail, tally.clone());
         let put_back = PutBack::new(Arc::new(Sequel::new(&broker, mail, feedback, None)));
-        let mut intake = Intake::new(lanes, 10, Picker::default(), put_back, Clock::tokio(), Term::default());
+        let mut intake =
+            Intake::new(lanes, tally, None, Picker::default(), put_back, Clock::tokio(), Term::default());
         assert_eq!(intake.next().await.unwrap().1.message, message("a"));
         old.0.store(true, Relaxed);
         assert_eq!(intake.next().await.unwrap().1.message, message("b again"));

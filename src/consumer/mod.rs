@@ -27,12 +27,14 @@
 //! - [`sequel`] publishes what follows, and acknowledges then.
 //! - [`hook`] tells the application of dead letters, apart from the tasks.
 //! - [`feedback`] tells of attempts; the end of a task is acknowledged after it is told.
+//! - [`beat`] tells of the consumer itself, from what [`tally`] counts.
 //! - [`registry`] finds the handler, and is the only place where types are erased.
 //!
 //! A message is acknowledged last, after what follows it is safe on the broker. So a crash at any instant repeats a
 //! task and never loses one.
 
 mod attempt;
+mod beat;
 mod builder;
 mod dispatcher;
 mod executor;
@@ -55,6 +57,7 @@ mod sequel;
 mod settle;
 mod skew;
 mod suspicion;
+mod tally;
 mod term;
 mod ward;
 
@@ -66,6 +69,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::sync::DropGuard;
 
 use crate::broker::Broker;
+use beat::Beating;
 use lease::LeaseQueue;
 
 pub use builder::ConsumerBuilder;
@@ -106,6 +110,8 @@ pub struct Consumer {
     stop: DropGuard,
     dispatchers: JoinSet<Vec<ShutdownEntry>>,
     leases: Arc<LeaseQueue>,
+    /// `None`: nobody wants to know.
+    beating: Option<Beating>,
 }
 
 impl Consumer {
@@ -118,8 +124,9 @@ impl Consumer {
         stop: CancellationToken,
         dispatchers: JoinSet<Vec<ShutdownEntry>>,
         leases: Arc<LeaseQueue>,
+        beating: Option<Beating>,
     ) -> Self {
-        Self { stop: stop.drop_guard(), dispatchers, leases }
+        Self { stop: stop.drop_guard(), dispatchers, leases, beating }
     }
 
     /// Takes no more tasks, gives back what was not started, lets what runs finish within the grace period
@@ -134,6 +141,9 @@ impl Consumer {
             receipt.tasks.extend(entries.unwrap_or_default());
         }
         self.leases.close().await;
+        if let Some(beating) = self.beating {
+            beating.stop(&receipt).await;
+        }
         receipt
     }
 

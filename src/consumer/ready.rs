@@ -78,6 +78,11 @@ impl Ready {
         !self.patient.is_empty() || !self.pressing.is_empty()
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.patient.len() + self.pressing.len()
+    }
+
     /// The next to start.
     pub(super) fn pop(&mut self) -> Option<Delivery> {
         let is_pressing = self.pressing.peek().is_some_and(|Reverse(pressing)| {

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::support::Act;
 use crate::support::Actor;
 use crate::support::eventually;
+use crate::support::quiet;
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -41,7 +42,7 @@ fn delays(count: usize, longest: Duration) -> Vec<Duration> {
 
 #[tokio::test(start_paused = true)]
 async fn no_task_is_early_and_none_is_late_from_nothing_to_years() {
-    let broker = Broker::in_process();
+    let broker = quiet();
     let producer = producer(&broker).await;
     let actor = Actor::new();
     let _consumer = Consumer::builder(&broker).handler(actor.clone()).start().await.unwrap();
@@ -67,7 +68,7 @@ async fn no_task_is_early_and_none_is_late_from_nothing_to_years() {
 
 #[tokio::test(start_paused = true)]
 async fn a_delay_beyond_the_wheel_takes_its_time_all_the_same() {
-    let broker = Broker::in_process();
+    let broker = quiet();
     let producer = producer(&broker).await;
     let actor = Actor::new();
     let _consumer = Consumer::builder(&broker).handler(actor.clone()).start().await.unwrap();

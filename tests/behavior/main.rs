@@ -10,6 +10,7 @@ mod deadline;
 mod delay;
 mod enqueue;
 mod events;
+mod heartbeat;
 mod lanes;
 #[cfg(feature = "limits")]
 mod limits;

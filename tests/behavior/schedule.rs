@@ -26,6 +26,7 @@ use crate::support::Actor;
 use crate::support::Seen;
 use crate::support::dead_letters;
 use crate::support::eventually;
+use crate::support::quiet;
 use crate::support::soon_after;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -98,7 +99,7 @@ async fn an_interval_ticks_without_drift() {
 
 #[tokio::test(start_paused = true)]
 async fn a_year_passes() {
-    let broker = Broker::in_process();
+    let broker = quiet();
     let ticks = Ticks::default();
     let _consumer = ticks.handle(&broker).await;
     let sweep = Schedule::new("sweep", Cadence::cron("0 9 * * MON-FRI").zone("Europe/Berlin"), Sweep);
@@ -142,7 +143,7 @@ async fn another_scheduler_takes_over_and_no_tick_is_missed_or_doubled() {
 /// A year from whenever this runs has both changes: see the documentation of [`Cadence`].
 #[tokio::test(start_paused = true)]
 async fn a_named_hour_has_one_tick_a_day_whatever_the_clocks_do() {
-    let broker = Broker::in_process();
+    let broker = quiet();
     let ticks = Ticks::default();
     let _consumer = ticks.handle(&broker).await;
     let night = Schedule::new("night", Cadence::cron("30 2 * * *").zone("Europe/Berlin"), Sweep);
@@ -158,7 +159,7 @@ async fn a_named_hour_has_one_tick_a_day_whatever_the_clocks_do() {
 
 #[tokio::test(start_paused = true)]
 async fn every_hour_is_every_hour_whatever_the_clocks_do() {
-    let broker = Broker::in_process();
+    let broker = quiet();
     let ticks = Ticks::default();
     let _consumer = ticks.handle(&broker).await;
     let hourly = Schedule::new("hourly", Cadence::cron("30 * * * *").zone("Europe/Berlin"), Sweep);
@@ -170,7 +171,7 @@ async fn every_hour_is_every_hour_whatever_the_clocks_do() {
 
 #[tokio::test(start_paused = true)]
 async fn a_single_time_has_one_tick() {
-    let (broker, actor) = (Broker::in_process(), Actor::new());
+    let (broker, actor) = (quiet(), Actor::new());
     let _consumer = Consumer::builder(&broker).handler(actor.clone()).start().await.unwrap();
     let time = SystemTime::now() + HOUR;
     let _scheduler = start(&broker, Schedule::new("once", Cadence::at(time), Act::Succeed)).await;
@@ -185,7 +186,7 @@ async fn a_single_time_has_one_tick() {
 
 #[tokio::test(start_paused = true)]
 async fn a_schedule_ticks_from_its_start_to_its_end() {
-    let broker = Broker::in_process();
+    let broker = quiet();
     let ticks = Ticks::default();
     let _consumer = ticks.handle(&broker).await;
     let (first, last) = (SystemTime::now() + HOUR, SystemTime::now() + HOUR + 10 * SECOND);
@@ -199,7 +200,7 @@ async fn a_schedule_ticks_from_its_start_to_its_end() {
 
 #[tokio::test(start_paused = true)]
 async fn a_limit_counts_all_ticks_also_through_a_takeover() {
-    let broker = Broker::in_process();
+    let broker = quiet();
     let ticks = Ticks::default();
     let _consumer = ticks.handle(&broker).await;
     let sweep = || Schedule::new("sweep", SECOND, Sweep).limit(5);

@@ -118,6 +118,11 @@ impl TaskHandler for Actor {
     }
 }
 
+/// A broker for days and years: without heartbeats, of which there are millions in them.
+pub fn quiet() -> Broker {
+    Broker::builder().without_events().in_process().unwrap()
+}
+
 /// Waits until `condition` holds, at most an hour of the paused clock.
 pub async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
     for _ in 0..360_000 {
