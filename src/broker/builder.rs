@@ -240,7 +240,7 @@ impl BrokerBuilder {
     fn build(self, transport: Arc<dyn Transport>, clock: Clock, instance: Instance) -> Result<Broker> {
         let names = Names::new(Namespace::new(&self.namespace)?);
         let journal = self.defaults.history.map(|_| {
-            let topology = topology::of_history(&names, self.defaults);
+            let topology = Lock::new(topology::of_history(&names, self.defaults));
             let exchange = names.events();
             Journal::new(Desk { transport: transport.clone(), exchange, topology, instance })
         });
