@@ -90,7 +90,8 @@ fn column(ours: &[Sample], raw: &[Sample], index: usize) -> (f64, f64) {
 }
 
 impl Sample {
-    fn values(self) -> [f64; 2] {
+    /// Both numbers.
+    pub fn values(self) -> [f64; 2] {
         match self {
             Self::Rate { rate, cpu } => [rate, cpu],
             Self::Latency { p50, p99 } => [p50, p99],

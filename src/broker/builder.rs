@@ -242,7 +242,7 @@ impl BrokerBuilder {
         let names = Names::new(Namespace::new(&self.namespace)?);
         telemetry::describe();
         let journal = self.defaults.history.map(|_| {
-            let topology = topology::of_history(&names, self.defaults);
+            let topology = Lock::new(topology::of_history(&names, self.defaults));
             let exchange = names.events();
             Journal::new(Desk { transport: transport.clone(), exchange, topology, instance })
         });

@@ -274,7 +274,7 @@ impl Broker {
 
     /// Declares a part, be it again: it is gone.
     pub(crate) async fn restore(&self, part: Part) -> Result<()> {
-        self.0.transport.declare(&self.topology(&part)).await?;
+        self.declare_all(&self.topology(&part)).await?;
         self.0.declared.lock().insert(part);
         Ok(())
     }
@@ -286,8 +286,16 @@ impl Broker {
         if self.0.declared.lock().contains(&Part::Wheel) {
             topology.merge(&self.topology(&Part::Wheel));
         }
-        self.0.transport.declare(&topology).await?;
+        self.declare_all(&topology).await?;
         self.0.declared.lock().insert(part);
+        Ok(())
+    }
+
+    async fn declare_all(&self, topology: &Topology) -> Result<()> {
+        self.0.transport.declare(topology).await?;
+        if let Some(journal) = self.journal() {
+            journal.remember(topology);
+        }
         Ok(())
     }
 

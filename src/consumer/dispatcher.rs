@@ -36,7 +36,7 @@ pub(super) struct Dispatcher {
 impl Dispatcher {
     /// Runs until told to stop (or the transport ends), drains, and tells what became of what it had.
     pub(super) async fn run(mut self) -> Vec<ShutdownEntry> {
-        let _slots = Raised::slots(self.executor.queue(), self.concurrency);
+        let _slots = Raised::slots(self.executor.queue(), self.tally.concurrency());
         let mut running = JoinSet::new();
         let slots = self.tally.slots().clone();
         let (stop, pace) = (self.stop.clone(), Arc::new(Pace::default()));

@@ -20,6 +20,9 @@ on_every_transport![
     what_is_published_at_once_is_read_once_and_in_order,
     a_reader_from_the_next_one_sees_only_what_comes_later,
     a_reader_from_some_time_ago_sees_what_came_since,
+    a_reader_from_an_offset_sees_that_message_and_all_after_it,
+    a_reader_from_beyond_the_end_sees_what_comes_next,
+    a_reader_from_an_offset_that_is_gone_begins_with_the_oldest,
     however_a_delivery_is_settled_the_stream_goes_on_and_keeps_it,
     offsets_ascend_and_are_the_same_for_all,
     a_reader_that_settles_nothing_is_held_up,
@@ -97,6 +100,42 @@ async fn a_reader_from_some_time_ago_sees_what_came_since(broker: &Broker) {
     publish_all(broker, &route, &["d"]).await;
     assert_eq!(consume(&mut recent, 2).await, ["c", "d"]);
     assert_eq!(consume(&mut all, 4).await, ["a", "b", "c", "d"]);
+}
+
+async fn a_reader_from_an_offset_sees_that_message_and_all_after_it(broker: &Broker) {
+    let route = open_stream(broker).await;
+    publish_all(broker, &route, &["a", "b", "c", "d"]).await;
+    let all = take(&mut read(broker, &route.queue, Start::First, 10).await, 4).await;
+    for (index, delivery) in all.iter().enumerate() {
+        let start = Start::Offset(delivery.offset.unwrap());
+        let mut reader = read(broker, &route.queue, start, 10).await;
+        assert_eq!(consume(&mut reader, 4 - index).await, ["a", "b", "c", "d"][index..]);
+        nothing(&mut reader).await;
+    }
+}
+
+async fn a_reader_from_beyond_the_end_sees_what_comes_next(broker: &Broker) {
+    for beyond in [1, 1_000] {
+        let route = open_stream(broker).await;
+        publish_all(broker, &route, &["a", "b"]).await;
+        let last = take(&mut read(broker, &route.queue, Start::First, 10).await, 2).await;
+        let start = Start::Offset(last[1].offset.unwrap() + beyond);
+        let mut reader = read(broker, &route.queue, start, 10).await;
+        nothing(&mut reader).await;
+        publish_all(broker, &route, &["c", "d"]).await;
+        assert_eq!(consume(&mut reader, 2).await, ["c", "d"], "{beyond}");
+    }
+}
+
+async fn a_reader_from_an_offset_that_is_gone_begins_with_the_oldest(broker: &Broker) {
+    let route = open(broker, stream(HOUR, 2 << 20)).await;
+    publish_all(broker, &route, &["oldest"]).await;
+    let gone = next(&mut read(broker, &route.queue, Start::First, 1).await).await.offset.unwrap();
+    publish_much(broker, &route).await;
+    loses(broker, &route.queue, "oldest").await;
+    let oldest = next(&mut read(broker, &route.queue, Start::First, 1).await).await;
+    let first = next(&mut read(broker, &route.queue, Start::Offset(gone), 1).await).await;
+    assert_eq!(first.offset, oldest.offset);
 }
 
 async fn however_a_delivery_is_settled_the_stream_goes_on_and_keeps_it(broker: &Broker) {

@@ -15,6 +15,7 @@ mod broker_restarts;
 mod connections_close;
 mod consumer_dies;
 mod delays;
+mod history;
 mod link_is_cut;
 mod long;
 mod poison;

@@ -63,6 +63,16 @@ impl<'a> Run<'a> {
         Process::start("consumer", self.pace.running, &self.url, &self.account)
     }
 
+    /// A consumer of tasks whose numbers say how they end.
+    pub fn fated(&self) -> Process {
+        Process::start("fated", self.pace.running, &self.url, &self.account)
+    }
+
+    /// What the processes said they did, in short.
+    pub fn summary(&self) -> String {
+        self.account.borrow().to_string()
+    }
+
     /// Writes down what happens, for whoever reads a failure.
     pub fn note(&self, what: &str) {
         println!("{:6.2} s  {what}: {}", self.started.elapsed().as_secs_f64(), *self.account.borrow());

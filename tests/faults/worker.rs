@@ -27,7 +27,7 @@ use crate::account::Attempt;
 use crate::ticks::Plan;
 use crate::ticks::Ran;
 
-/// `producer`, `consumer`, `retrier` (a consumer of [`Flaky`] tasks), `waiter` (one of [`Later`] ones), `victim`,
+/// `producer`, `consumer`, `retrier` (a consumer of [`Flaky`] tasks), `fated` (one of [`Fated`] ones), `waiter` (one of [`Later`] ones), `victim`,
 /// `classic victim`, `scheduler` or `ticker` (a consumer of [`Tock`] tasks).
 pub const ROLE: &str = "TASKHARE_FAULTS_ROLE";
 /// The broker.
@@ -86,6 +86,37 @@ impl Task for Flaky {
     type Output = ();
 }
 
+/// Its number decides how it ends.
+#[derive(Serialize, Deserialize)]
+pub struct Fated {
+    pub number: u32,
+}
+
+impl Task for Fated {
+    const NAME: &'static str = "fated";
+    type Output = ();
+}
+
+/// How a [`Fated`] task ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Succeeds,
+    /// One in 20: fails at its first attempt.
+    Retries,
+    /// One in 100: fails for good.
+    Dies,
+}
+
+impl Fate {
+    pub fn of(number: u32) -> Self {
+        match number % 100 {
+            0 => Self::Dies,
+            1..=5 => Self::Retries,
+            _ => Self::Succeeds,
+        }
+    }
+}
+
 #[ignore = "run by the other tests, as a process"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn process() {
@@ -106,6 +137,7 @@ async fn process() {
     match role.as_str() {
         "producer" => produce(&broker, at_a_time).await,
         "retrier" => retry(&broker, at_a_time).await,
+        "fated" => meet_fate(&broker, at_a_time).await,
         "digger" => dig(&broker, at_a_time).await,
         "waiter" => wait(&broker, at_a_time).await,
         "scheduler" => schedule(&broker, &Plan::parse(&std::env::var(PLAN).unwrap())).await,
@@ -237,6 +269,26 @@ async fn retry(broker: &Broker, at_a_time: usize) {
         say_attempt(task.number, &ctx);
         if ctx.attempt() <= 3 { Err(TaskError::retry("not yet")) } else { Ok(()) }
     });
+    run(builder, at_a_time).await;
+}
+
+/// Ends tasks as their numbers say, and says which are done. Half of them wait for something.
+async fn meet_fate(broker: &Broker, at_a_time: usize) {
+    let builder = Consumer::builder(broker)
+        .handler_fn(|task: Fated, ctx| async move {
+            if task.number % 2 == 0 {
+                tokio::time::sleep(WORK).await;
+            }
+            match Fate::of(task.number) {
+                Fate::Dies => return Err(TaskError::reject("as its number says")),
+                Fate::Retries if ctx.attempt() == 1 => return Err(TaskError::retry("as its number says")),
+                Fate::Retries | Fate::Succeeds => {}
+            }
+            let word = if ctx.is_redelivered() { "again" } else { "done" };
+            say(&format!("{word} {}", task.number));
+            Ok(())
+        })
+        .prefetch(PREFETCH);
     run(builder, at_a_time).await;
 }
 

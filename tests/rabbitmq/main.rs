@@ -7,6 +7,7 @@ mod control;
 mod dead_letters;
 mod deadline;
 mod delay;
+mod events;
 mod hold;
 mod lanes;
 #[cfg(feature = "limits")]
