@@ -22,6 +22,7 @@ mod schedule_control;
 mod schedule_feedback;
 mod schedule_policies;
 mod shutdown;
+mod status;
 mod support;
 mod timeout;
 mod unique;
