@@ -157,6 +157,8 @@ pub use event::TaskEvent;
 pub use event::TaskState;
 pub use events::EventStream;
 pub use events::Events;
+pub use events::Follow;
+pub use events::Lookup;
 pub use failures::FailedAttempt;
 pub use handler::CancelReason;
 pub use handler::TaskContext;

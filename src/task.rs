@@ -67,16 +67,21 @@ impl TaskId {
 
     /// A new id of that time since the Unix epoch.
     pub(crate) fn at(time: Duration) -> Self {
-        let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         // Unique, not secret: a generator in this thread saves a system call for each task.
         let mut random = [0; 10];
         fastrand::fill(&mut random);
-        Self(Builder::from_unix_timestamp_millis(milliseconds, &random).into_uuid())
+        Self(Builder::from_unix_timestamp_millis(milliseconds(time), &random).into_uuid())
     }
 
-    /// The id that follows from another one and `what`: always the same (a UUID of version 5).
-    pub(crate) fn derived(from: Self, what: &[u8]) -> Self {
-        Self(Uuid::new_v5(&from.0, what))
+    /// The id of that time that follows from another one and `what`: always the same. A UUID of version 7 like any other,
+    /// with a hash where those have random bits.
+    pub(crate) fn derived(from: Self, what: &[u8], time: Duration) -> Self {
+        let hash = Uuid::new_v5(&from.0, what).into_bytes();
+        // Without the bits that tell the version of the hash.
+        let mut bits = [0; 10];
+        bits[..6].copy_from_slice(&hash[..6]);
+        bits[6..].copy_from_slice(&hash[12..]);
+        Self(Builder::from_unix_timestamp_millis(milliseconds(time), &bits).into_uuid())
     }
 
     /// When it was made, to the millisecond since the Unix epoch, if it says so: a UUID of version 7 does.
@@ -97,6 +102,10 @@ impl TaskId {
     pub fn as_u128(self) -> u128 {
         self.0.as_u128()
     }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl fmt::Display for TaskId {
@@ -135,6 +144,7 @@ mod tests {
         assert_eq!(TaskId::from_u128(id.as_u128()), id);
         let time = Duration::from_millis(1_700_000_000_123);
         assert_eq!(TaskId::at(time).time(), Some(time));
+        assert_eq!(TaskId::derived(id, b"tick", time).time(), Some(time));
         assert_eq!(TaskId::from_u128(7).time(), None);
         assert!("hare".parse::<TaskId>().unwrap_err().to_string().contains("hare"));
     }

@@ -54,11 +54,11 @@ impl Tick {
         self.is_triggered
     }
 
-    /// The id of its task. `origin` tells a schedule from an earlier one of the same name.
+    /// The id of its task, which says when it was planned. `origin` tells a schedule from an earlier one of the same name.
     pub(crate) fn task_id(&self, origin: TaskId) -> TaskId {
         let Self { schedule, sequence, planned, is_triggered, reports: _ } = self;
         let what = format!("{schedule}\n{sequence}\n{}\n{is_triggered}", planned.as_millis());
-        TaskId::derived(origin, what.as_bytes())
+        TaskId::derived(origin, what.as_bytes(), *planned)
     }
 
     /// As a header.
@@ -122,6 +122,7 @@ mod tests {
             Tick { is_triggered: true, ..tick() },
         ];
         assert_eq!(tick().task_id(origin), Tick { reports: true, ..tick() }.task_id(origin));
+        assert_eq!(tick().task_id(origin).time(), Some(tick().planned));
         assert_ne!(tick().task_id(origin), tick().task_id(TaskId::from_u128(2)));
         for other in others {
             assert_ne!(other.task_id(origin), tick().task_id(origin), "{other:?}");

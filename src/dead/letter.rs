@@ -11,6 +11,7 @@ use crate::envelope::Envelope;
 use crate::envelope::Foreign;
 use crate::error::Error;
 use crate::error::Result;
+use crate::event::TaskChange;
 use crate::failures::FailedAttempt;
 use crate::message::Message;
 use crate::outcome::DeadReason;
@@ -134,10 +135,20 @@ impl DeadLetter {
     }
 
     /// How long it lived since it was enqueued, or first due.
-    pub(crate) fn lasted(&self) -> Option<Duration> {
+    fn lasted(&self) -> Option<Duration> {
         match &self.content {
             Content::Task(envelope) => Some(self.death.at?.saturating_sub(envelope.first_due())),
             Content::Foreign(_) => None,
+        }
+    }
+
+    /// What its death is to the task.
+    pub(crate) fn change(&self) -> TaskChange {
+        let (reason, total) = (self.reason(), self.lasted());
+        if reason.is_expiry() {
+            TaskChange::Expired { reason, total }
+        } else {
+            TaskChange::Dead { reason, error: self.error().map(str::to_owned), total }
         }
     }
 

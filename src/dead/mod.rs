@@ -121,6 +121,9 @@ impl DeadLetters {
     /// Puts a task back into its queue, with all its attempts before it, and without its deadline. Its payload,
     /// priority, and own settings stay. Nobody waits for its output any more.
     ///
+    /// Before that the history is told: [`Redriven`](crate::TaskChange::Redriven). Should it then fail, it is told that the
+    /// task is dead as before.
+    ///
     /// # Errors
     ///
     /// - [`Error::NoDeadLetter`], also while somebody else looks at it.

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
+use std::time::UNIX_EPOCH;
 
 use futures_util::future::join_all;
 use tokio::time::Instant;
@@ -12,7 +13,11 @@ use super::DeadLetters;
 use super::TRIES;
 use super::scan::Scan;
 use super::scan::Seen;
+use crate::error::Error;
 use crate::error::Result;
+use crate::event::TaskChange;
+use crate::event::TaskEvent;
+use crate::journal::Journal;
 use crate::route;
 use crate::task::TaskId;
 use crate::topology::QueueName;
@@ -42,6 +47,8 @@ pub(super) struct Sweep {
     removed: u64,
     /// Those that are requeued and still in the dead letters: the connection was lost in between.
     in_both: HashSet<TaskId>,
+    /// Where to tell of what is requeued; `None`: nowhere.
+    journal: Option<Journal>,
 }
 
 /// What becomes of what is taken out.
@@ -86,7 +93,7 @@ impl Sweep {
     ) -> Self {
         let (letters, filter) = (letters.clone(), Box::new(filter));
         let in_both = HashSet::new();
-        Self { letters, filter, fate, is_for_one: false, done: 0, removed: 0, in_both }
+        Self { letters, filter, fate, is_for_one: false, done: 0, removed: 0, in_both, journal: None }
     }
 
     /// Only the first.
@@ -103,6 +110,9 @@ impl Sweep {
     /// How many were requeued or discarded.
     pub(super) async fn run(mut self) -> Result<u64> {
         let (mut left, mut losses) = (self.letters.count().await?, 0);
+        if left > 0 && matches!(self.fate, Fate::Requeue(_)) {
+            self.journal = self.letters.broker.journal_for(false).await?;
+        }
         while losses < TRIES {
             let Some(mut scan) = Scan::open(&self.letters.broker, self.letters.queue(), left).await? else {
                 break;
@@ -178,10 +188,14 @@ impl Sweep {
         let results = match &mut self.fate {
             Fate::Discard => batch.iter().map(|_| Ok(())).collect(),
             Fate::Requeue(pace) => {
-                if let Some(pace) = pace {
-                    pace.turn().await;
+                // First, so that what is told of a task is in order; all at once, and while the next turn is waited for.
+                let told = tell(&self.letters, self.journal.as_ref(), &batch);
+                match pace {
+                    Some(pace) => drop(tokio::join!(told, pace.turn())),
+                    None => told.await,
                 }
-                join_all(batch.into_iter().map(|(_, letter)| requeue(&self.letters, letter))).await
+                let journal = self.journal.as_ref();
+                join_all(batch.into_iter().map(|(_, letter)| requeue(&self.letters, journal, letter))).await
             }
         };
         for ((place, id), result) in places.into_iter().zip(results) {
@@ -201,8 +215,49 @@ impl Sweep {
     }
 }
 
+/// Tells that these tasks are taken out, and returns when that is written.
+async fn tell(letters: &DeadLetters, journal: Option<&Journal>, batch: &Batch) {
+    let Some(journal) = journal.filter(|_| !batch.is_empty()) else { return };
+    let events: Vec<TaskEvent> = batch
+        .iter()
+        .filter_map(|(_, letter)| event(letters, journal, letter, TaskChange::Redriven))
+        .collect();
+    journal.confirm(events).await;
+}
+
+fn event(
+    letters: &DeadLetters,
+    journal: &Journal,
+    letter: &DeadLetter,
+    change: TaskChange,
+) -> Option<TaskEvent> {
+    Some(TaskEvent {
+        id: letter.id().filter(|_| letter.is_task())?,
+        name: letter.name().to_owned().into(),
+        queue: letter.queue().into(),
+        lane: None,
+        attempt: 1,
+        at: UNIX_EPOCH + letters.broker.clock().now(),
+        by: journal.instance().name().clone(),
+        change,
+    })
+}
+
 /// Puts one task back into its queue.
-async fn requeue(letters: &DeadLetters, letter: DeadLetter) -> Result<()> {
+async fn requeue(letters: &DeadLetters, journal: Option<&Journal>, letter: DeadLetter) -> Result<()> {
+    let stays = journal.and_then(|journal| event(letters, journal, &letter, letter.change()));
+    let requeued = publish(letters, letter).await;
+    // It was told that it is taken out. One that was not confirmed may run all the same.
+    if let Err(error) = &requeued
+        && !matches!(error, Error::Unconfirmed { .. })
+        && let Some((journal, stays)) = journal.zip(stays)
+    {
+        journal.record(stays);
+    }
+    requeued
+}
+
+async fn publish(letters: &DeadLetters, letter: DeadLetter) -> Result<()> {
     let queue = QueueName::new(letter.queue())?;
     let (broker, now) = (&letters.broker, letters.broker.clock().now());
     let envelope = letter.revive(now)?;

@@ -115,7 +115,7 @@ pub enum TaskChange {
         /// The consumer.
         consumer: Arc<str>,
     },
-    /// It was taken out of the dead letters, and enqueued again with all its attempts before it.
+    /// It is taken out of the dead letters, and enqueued again with all its attempts before it. Told just before that.
     Redriven,
 }
 

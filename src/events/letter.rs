@@ -4,7 +4,6 @@ use std::borrow::Cow;
 
 use crate::dead::DeadLetter;
 use crate::envelope;
-use crate::event::TaskChange;
 use crate::event::TaskEvent;
 use crate::message::Message;
 use crate::topology::Names;
@@ -26,12 +25,6 @@ pub(super) fn event(message: Message, names: &Names) -> Option<TaskEvent> {
             }
         }
     };
-    let (reason, total) = (letter.reason(), letter.lasted());
-    let change = if reason.is_expiry() {
-        TaskChange::Expired { reason, total }
-    } else {
-        TaskChange::Dead { reason, error: letter.error().map(str::to_owned), total }
-    };
     Some(TaskEvent {
         id: letter.id().filter(|_| letter.is_task())?,
         name: Cow::Owned(letter.name().to_owned()),
@@ -40,6 +33,6 @@ pub(super) fn event(message: Message, names: &Names) -> Option<TaskEvent> {
         attempt: letter.attempt(),
         at: letter.dead_at()?,
         by: "".into(),
-        change,
+        change: letter.change(),
     })
 }

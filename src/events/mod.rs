@@ -1,7 +1,9 @@
 //! [`Events`]: what happens to tasks and consumers, as it happens, or from the history.
 
 mod filter;
+mod follow;
 mod letter;
+mod lookup;
 mod sequences;
 mod stream;
 
@@ -18,10 +20,14 @@ use crate::task::TaskId;
 use crate::transport::Start;
 use crate::transport::Subscribe;
 use filter::Filter;
+pub use follow::Follow;
+pub use lookup::Lookup;
 pub use stream::EventStream;
 
 /// How many messages, each with up to 2,000 events, are on their way to a reader at a time.
 const PREFETCH: u16 = 16;
+/// By how much the clocks of an enqueuer and a reader may differ, where an id says when a task was made.
+const SKEW: Duration = Duration::from_secs(5);
 
 /// What happens to tasks and consumers: see [`Broker::events`].
 #[derive(Clone, Debug)]
@@ -88,6 +94,12 @@ impl Events {
     /// what was before.
     pub fn since(mut self, time: SystemTime) -> Self {
         self.from = From::Time(time);
+        self
+    }
+
+    /// Also what is in the history since that task was made, as far as its id tells; otherwise all.
+    fn since_made(mut self, id: TaskId) -> Self {
+        self.from = id.time().map_or(From::First, |time| From::Time(UNIX_EPOCH + time.saturating_sub(SKEW)));
         self
     }
 

@@ -44,6 +44,9 @@ pub struct EventStream {
     end: Option<String>,
     ready: VecDeque<Event>,
     offset: u64,
+    messages: u64,
+    /// It has come to the end.
+    is_over: bool,
 }
 
 impl EventStream {
@@ -62,6 +65,8 @@ impl EventStream {
             end,
             ready: VecDeque::new(),
             offset: 0,
+            messages: 0,
+            is_over: false,
         })
     }
 
@@ -77,8 +82,24 @@ impl EventStream {
         self.offset
     }
 
-    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
-        loop {
+    /// How many messages it has read.
+    pub(super) fn messages(&self) -> u64 {
+        self.messages
+    }
+
+    /// Whether it has come to the end that it was to have, and not been closed before.
+    pub(super) fn has_reached_end(&self) -> bool {
+        self.is_over
+    }
+
+    /// Goes on behind the end; false if it has not come there.
+    pub(super) fn read_on(&mut self) -> bool {
+        self.end = None;
+        std::mem::take(&mut self.is_over)
+    }
+
+    pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        while !self.is_over {
             if let Some(event) = self.ready.pop_front() {
                 return Poll::Ready(Some(event));
             }
@@ -86,10 +107,14 @@ impl EventStream {
                 return Poll::Ready(None);
             };
             if self.end.is_some() && delivery.message.correlation_id == self.end {
-                return Poll::Ready(None);
+                self.is_over = true;
+                delivery.ack();
+            } else {
+                self.messages += 1;
+                self.read(delivery);
             }
-            self.read(delivery);
         }
+        Poll::Ready(None)
     }
 
     fn read(&mut self, mut delivery: Delivery) {

@@ -25,6 +25,7 @@ mod schedule_policies;
 mod shutdown;
 #[cfg(feature = "stats")]
 mod stats;
+mod status;
 mod support;
 mod timeout;
 mod unique;
