@@ -153,24 +153,27 @@ impl Consumers {
         }
     }
 
-    /// Those that are silent from now on, each with when it was last heard of; and when the next one will be, if it says
-    /// nothing.
-    pub(super) fn tick(&mut self, now: Instant) -> (Vec<(Arc<str>, Instant)>, Option<Instant>) {
-        let (mut silent, mut next) = (Vec::new(), None::<Instant>);
-        self.known.retain(|_, seen| {
-            seen.presence != Presence::Silent || now.saturating_duration_since(seen.heard) < REMEMBERED
-        });
-        for (consumer, seen) in self.known.iter_mut().filter(|(_, seen)| seen.presence != Presence::Silent) {
-            let end = seen.heard + seen.patience();
-            if end <= now {
+    /// When the next one is silent, if it says nothing until then.
+    pub(super) fn next(&self) -> Option<Instant> {
+        let there = self.known.values().filter(|seen| seen.presence != Presence::Silent);
+        there.map(|seen| seen.heard + seen.patience()).min()
+    }
+
+    /// Those that are silent from now on, each with when it was last heard of.
+    pub(super) fn silence(&mut self, now: Instant) -> Vec<(Arc<str>, Instant)> {
+        let mut silent = Vec::new();
+        self.known.retain(|consumer, seen| {
+            if seen.presence == Presence::Silent {
+                return now.saturating_duration_since(seen.heard) < REMEMBERED;
+            }
+            if seen.heard + seen.patience() <= now {
                 seen.presence = Presence::Silent;
                 silent.push((consumer.clone(), seen.heard));
-            } else {
-                next = Some(next.map_or(end, |next| next.min(end)));
             }
-        }
+            true
+        });
         silent.sort();
-        (silent, next)
+        silent
     }
 
     pub(super) fn snapshot(&self, now: Instant) -> Vec<ConsumerState> {
@@ -211,9 +214,9 @@ mod tests {
             let mut consumers = Consumers::default();
             consumers.heard(&"a".into(), start);
             consumers.tells("a", &Heartbeat { interval: seconds(interval), ..Heartbeat::default() });
-            let (silent, next) = consumers.tick(start + seconds(after));
+            let (next, silent) = (consumers.next(), consumers.silence(start + seconds(after)));
             assert_eq!(!silent.is_empty(), expected, "{interval} {after}");
-            assert_eq!(next.is_none(), expected, "{interval} {after}");
+            assert_eq!(next.unwrap() <= start + seconds(after), expected, "{interval} {after}");
             assert_eq!(consumers.is_there("a"), !expected);
         }
     }
@@ -224,9 +227,9 @@ mod tests {
         let mut consumers = Consumers::default();
         let name: Arc<str> = "a".into();
         assert_eq!(consumers.heard(&name, start), None);
-        let (silent, _) = consumers.tick(start + seconds(20.0));
+        let silent = consumers.silence(start + seconds(20.0));
         assert_eq!(silent, [(name.clone(), start)]);
-        assert_eq!(consumers.tick(start + seconds(21.0)), (vec![], None));
+        assert_eq!((consumers.silence(start + seconds(21.0)), consumers.next()), (vec![], None));
         let back = Alert::ConsumerBack { consumer: name.clone(), after: seconds(30.0) };
         assert_eq!(consumers.heard(&name, start + seconds(30.0)), Some(back));
         assert_eq!(consumers.heard(&name, start + seconds(31.0)), None);
@@ -238,8 +241,8 @@ mod tests {
         let mut consumers = Consumers::default();
         consumers.heard(&"a".into(), start);
         consumers.pardon(start + seconds(60.0));
-        assert_eq!(consumers.tick(start + seconds(61.0)).0, []);
-        assert_eq!(consumers.tick(start + seconds(78.0)).0.len(), 1);
+        assert_eq!(consumers.silence(start + seconds(61.0)), []);
+        assert_eq!(consumers.silence(start + seconds(78.0)).len(), 1);
     }
 
     #[test]
@@ -250,8 +253,8 @@ mod tests {
             consumers.heard(&number.to_string().into(), start);
         }
         assert_eq!(consumers.snapshot(start).len(), MOST);
-        consumers.tick(start + seconds(18.0));
-        consumers.tick(start + REMEMBERED);
+        consumers.silence(start + seconds(18.0));
+        consumers.silence(start + REMEMBERED);
         assert_eq!(consumers.snapshot(start), []);
     }
 }
