@@ -152,6 +152,13 @@ impl TaskState {
         true
     }
 
+    /// The consumer that runs it is silent.
+    pub(crate) fn lose(&mut self, at: SystemTime) {
+        if let Standing::Running { consumer, .. } = &self.standing {
+            (self.standing, self.since) = (Standing::Lost { consumer: consumer.clone() }, at);
+        }
+    }
+
     /// Whether a new life of the task begins.
     fn opens(&self, event: &TaskEvent) -> bool {
         let is_new = self.accepted.is_none_or(|accepted| event.at > accepted);
