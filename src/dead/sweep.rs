@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::time::Duration;
+use std::time::UNIX_EPOCH;
 
 use futures_util::future::join_all;
 use tokio::time::Instant;
@@ -12,7 +13,11 @@ use super::DeadLetters;
 use super::TRIES;
 use super::scan::Scan;
 use super::scan::Seen;
+use crate::envelope::Envelope;
 use crate::error::Result;
+use crate::event::TaskChange;
+use crate::event::TaskEvent;
+use crate::journal::Journal;
 use crate::route;
 use crate::task::TaskId;
 use crate::topology::QueueName;
@@ -207,9 +212,26 @@ async fn requeue(letters: &DeadLetters, letter: DeadLetter) -> Result<()> {
     let (broker, now) = (&letters.broker, letters.broker.clock().now());
     let envelope = letter.revive(now)?;
     let id = envelope.id;
+    if let Some(journal) = broker.journal() {
+        // Told before it can start.
+        journal.confirm([redriven(journal, &envelope, &queue, now)]).await;
+    }
     let publish = broker.route(queue.clone()).publish(envelope, now);
     let published = broker.transport().publish(&publish, PUBLISH_TIMEOUT).await;
     published.map_err(|error| route::refused(error, id, &queue))
+}
+
+fn redriven(journal: &Journal, envelope: &Envelope, queue: &QueueName, now: Duration) -> TaskEvent {
+    TaskEvent {
+        id: envelope.id,
+        name: envelope.name.clone(),
+        queue: queue.text(),
+        lane: None,
+        attempt: envelope.attempt,
+        at: UNIX_EPOCH + now,
+        by: journal.instance().name().clone(),
+        change: TaskChange::Redriven,
+    }
 }
 
 impl fmt::Debug for Sweep {

@@ -19,6 +19,8 @@ use crate::transport::Start;
 use crate::transport::Subscribe;
 use filter::Filter;
 pub use stream::EventStream;
+pub(crate) use stream::Read;
+pub(crate) use stream::marker;
 
 /// How many messages, each with up to 2,000 events, are on their way to a reader at a time.
 const PREFETCH: u16 = 16;

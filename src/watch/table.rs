@@ -117,6 +117,11 @@ impl Table {
         alerts
     }
 
+    /// Whether only consumers can give cause for an alert, as long as nothing is told.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.queues.is_empty() && self.doubts.is_empty() && !self.tasks.any_running()
+    }
+
     /// When the next consumer is silent, if it says nothing until then.
     pub(crate) fn next(&self) -> Option<Instant> {
         self.consumers.next()
@@ -155,6 +160,11 @@ impl Table {
         }
         self.conditions.withdraw(queue, Condition::OldestWaiting);
         self.conditions.withdraw(queue, Condition::NoConsumer);
+    }
+
+    /// Whether consumers say that tasks of that queue wait where they are.
+    pub(crate) fn has_prefetched(&self, queue: &str) -> bool {
+        self.consumers.has_prefetched(queue)
     }
 
     /// What the connections of a consumer are called.

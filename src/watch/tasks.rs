@@ -100,6 +100,10 @@ impl Tasks {
         self.live.get_mut(&id)
     }
 
+    pub(super) fn any_running(&self) -> bool {
+        self.running > 0
+    }
+
     /// Those that have not ended.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Row> {
         self.live.values_mut()
