@@ -518,6 +518,10 @@ mod tests {
             Err(PublishError::Unconfirmed { waited: timeout, last_loss: None })
         }
 
+        fn connection_names(&self) -> Vec<String> {
+            unimplemented!()
+        }
+
         async fn subscribe(&self, _: Subscribe) -> Result<Box<dyn Subscription>> {
             unimplemented!()
         }

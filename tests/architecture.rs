@@ -11,7 +11,7 @@ use std::path::Path;
 
 /// Bottom to top. A module may name only modules in layers below its own, or in its own folder.
 const LAYERS: &[&[&str]] = &[
-    &["error", "lock", "instance", "url"],
+    &["error", "hook", "lock", "instance", "url"],
     &["management", "name", "message", "clock", "lane", "outcome", "retry"],
     &["cadence"],
     &["task", "failures"],

@@ -16,8 +16,6 @@ use super::executor::Executor;
 use super::executor::Staff;
 use super::feedback::Feedback;
 use super::gate::Gate;
-use super::hook::Hook;
-use super::hook::OnDeadLetter;
 use super::intake::Intake;
 use super::lease::LeaseQueue;
 #[cfg(feature = "limits")]
@@ -44,6 +42,8 @@ use crate::error::Result;
 use crate::handler::TaskContext;
 use crate::handler::TaskError;
 use crate::handler::TaskHandler;
+use crate::hook::Call;
+use crate::hook::Hook;
 use crate::journal::Journal;
 use crate::lane::Lane;
 use crate::lane::Picker;
@@ -70,7 +70,7 @@ pub struct ConsumerBuilder {
     grace: Duration,
     beat: Duration,
     declares: bool,
-    on_dead_letter: Option<OnDeadLetter>,
+    on_dead_letter: Option<Call<DeadLetter>>,
 }
 
 /// How much of one queue a consumer takes at a time.
@@ -328,7 +328,7 @@ impl ConsumerBuilder {
         let staff = Staff::gather(&self.broker, self.registry, self.attempts, leases.clone()).await?;
         let journal = self.broker.journal_for(self.declares).await?;
         let name: Arc<str> = journal.as_ref().map_or_else(|| "".into(), Journal::name_consumer);
-        let (hook, listener) = self.on_dead_letter.map(Hook::new).unzip();
+        let (hook, listener) = self.on_dead_letter.map(|call| Hook::new("on_dead_letter", call)).unzip();
         let (mut started, mut tallies) = (Vec::new(), Vec::new());
         for (queue, settings) in queues {
             if self.declares {

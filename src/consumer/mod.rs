@@ -25,7 +25,6 @@
 //! - [`executor`] is one attempt as a straight line; [`attempt`] runs its handler within deadline and timeout;
 //!   [`settle`] decides, purely, what becomes of its task.
 //! - [`sequel`] publishes what follows, and acknowledges then.
-//! - [`hook`] tells the application of dead letters, apart from the tasks.
 //! - [`feedback`] tells of attempts; the end of a task is acknowledged after it is told.
 //! - [`beat`] tells of the consumer itself, from what [`tally`] counts.
 //! - [`registry`] finds the handler, and is the only place where types are erased.
@@ -41,7 +40,6 @@ mod executor;
 mod feedback;
 mod gate;
 mod held;
-mod hook;
 mod intake;
 mod lease;
 #[cfg(feature = "limits")]

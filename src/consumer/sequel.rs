@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::feedback::Feedback;
-use super::hook::Hook;
 use super::receipt::Report;
 use super::suspicion::came_back;
 use crate::broker::Broker;
@@ -13,6 +12,7 @@ use crate::dead::DeadLetter;
 use crate::envelope;
 use crate::envelope::Envelope;
 use crate::envelope::Foreign;
+use crate::hook::Hook;
 use crate::message::Message;
 use crate::name::Name;
 use crate::outcome::DeadReason;
@@ -49,12 +49,17 @@ pub(super) struct Sequel {
     dead: Name,
     outputs: Name,
     feedback: Feedback,
-    hook: Option<Hook>,
+    hook: Option<Hook<DeadLetter>>,
 }
 
 impl Sequel {
     /// `hook` hears of dead letters.
-    pub(super) fn new(broker: &Broker, queue: QueueName, feedback: Feedback, hook: Option<Hook>) -> Self {
+    pub(super) fn new(
+        broker: &Broker,
+        queue: QueueName,
+        feedback: Feedback,
+        hook: Option<Hook<DeadLetter>>,
+    ) -> Self {
         let names = broker.names();
         Self {
             route: broker.route(queue.clone()),

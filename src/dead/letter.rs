@@ -105,6 +105,15 @@ impl DeadLetter {
         }
     }
 
+    /// How often it was requeued before, by hand or by a [`Redrive`](crate::Redrive).
+    #[must_use]
+    pub fn redriven(&self) -> u32 {
+        match &self.content {
+            Content::Task(envelope) => envelope.redriven(),
+            Content::Foreign(_) => 0,
+        }
+    }
+
     /// Its last attempts, at most 10, the first one first; nothing of those that crashed.
     #[must_use]
     pub fn failures(&self) -> &[FailedAttempt] {

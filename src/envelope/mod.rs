@@ -25,6 +25,7 @@
 //! | `taskhare-retry` | the enqueuer's retry policy, as text; absent: the handler's or the consumer's |
 //! | `taskhare-first-due` | of a retried task that was delayed, or of a deferred one: when its first attempt was due, in milliseconds |
 //! | `taskhare-turn` | of a task that waits because of a rate limit: the turn that it was promised, in milliseconds |
+//! | `taskhare-redriven` | how often it was taken out of the dead letters; absent: never |
 //! | `taskhare-error` | the last failure, at most 2 KiB |
 //! | `taskhare-failures` | the last 10 attempts: number, start, time taken, error |
 //! | `taskhare-queue` | of a delayed task or a dead letter: its queue |
@@ -82,6 +83,7 @@ const TICK: &str = "taskhare-tick";
 const RETRY: &str = "taskhare-retry";
 const FIRST_DUE: &str = "taskhare-first-due";
 const TURN: &str = "taskhare-turn";
+const REDRIVEN: &str = "taskhare-redriven";
 const ERROR: &str = "taskhare-error";
 const FAILURES: &str = "taskhare-failures";
 const QUEUE: &str = "taskhare-queue";
@@ -336,6 +338,7 @@ impl Envelope {
     /// The same task as if it had just been enqueued: all its attempts before it, at once, never too late, and nobody
     /// who waits for its output or, as it has ended before, for its end.
     pub(crate) fn revive(self, now: Duration) -> Self {
+        let redriven = self.redriven();
         let Self { mut rest, mut tick, .. } = self;
         if let Some(tick) = &mut tick {
             tick.reports = false;
@@ -343,9 +346,15 @@ impl Envelope {
         death::forget(&mut rest);
         rest.remove(FIRST_DUE);
         rest.remove(TURN);
+        rest.insert(REDRIVEN, i64::from(redriven.saturating_add(1)));
         // Due now: a policy that counts from then on counts from now.
         let due = Some(now);
         Self { attempt: 1, due, hold: None, deadline: None, returned: 0, tick, reply_to: None, rest, ..self }
+    }
+
+    /// How often it was taken out of the dead letters.
+    pub(crate) fn redriven(&self) -> u32 {
+        self.rest.get(REDRIVEN).and_then(positive).unwrap_or(0)
     }
 
     /// The same task for its next attempt.
@@ -443,6 +452,7 @@ fn milliseconds(headers: &Headers, name: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outcome::DeadReason;
 
     fn envelope() -> Envelope {
         Envelope {
@@ -519,6 +529,17 @@ mod tests {
         let revived = dead.revive(Duration::from_secs(1_700_000_100));
         assert!(!revived.is_awaited());
         assert_eq!(revived.tick, Some(Box::new(Tick { reports: false, ..tick })));
+    }
+
+    #[test]
+    fn it_is_counted_how_often_a_task_is_revived_also_if_others_have_opened_it_meanwhile() {
+        let mut task = envelope();
+        for count in 0..3 {
+            assert_eq!(task.redriven(), count);
+            let retried = task.retry(Duration::from_secs(1), "no").seal();
+            let letter = dead_letter(retried, DeadReason::Rejected, "no", "mail", Duration::from_secs(2));
+            task = Envelope::open(letter).unwrap().revive(Duration::from_secs(3));
+        }
     }
 
     #[test]

@@ -2,7 +2,6 @@
 //! [`state`] is what they tell of one task.
 
 mod consumer;
-#[cfg_attr(not(feature = "stats"), allow(dead_code, reason = "its other readers follow"))]
 mod ends;
 mod state;
 mod task;
@@ -14,9 +13,7 @@ pub use consumer::ConsumerEvent;
 pub use consumer::Heartbeat;
 pub use consumer::QueueLoad;
 pub use consumer::RunningTask;
-#[cfg_attr(not(feature = "stats"), allow(unused_imports, reason = "its other readers follow"))]
 pub(crate) use ends::Effect;
-#[cfg_attr(not(feature = "stats"), allow(unused_imports, reason = "its other readers follow"))]
 pub(crate) use ends::Ends;
 pub use state::Progress;
 pub use state::Standing;

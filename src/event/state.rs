@@ -24,8 +24,8 @@ const CLOCKS_DIFFER: Duration = Duration::from_secs(1);
 
 /// Where a task stands, as its events tell.
 ///
-/// An id that is enqueued again within a second of the first start of the task that had it before is taken for the same
-/// life of that task.
+/// An id that is enqueued again, other than by [`reschedule`](crate::Producer::reschedule), within a second of the first
+/// start of the task that had it before is taken for the same life of that task.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct TaskState {
@@ -164,8 +164,9 @@ impl TaskState {
         let is_new = self.accepted.is_none_or(|accepted| event.at > accepted);
         match event.change {
             TaskChange::Redriven => is_new,
-            TaskChange::Accepted { .. } => {
-                is_new && self.moved.is_none_or(|moved| event.at > moved + CLOCKS_DIFFER)
+            TaskChange::Accepted { again, .. } => {
+                let slack = if again { Duration::ZERO } else { CLOCKS_DIFFER };
+                is_new && self.moved.is_none_or(|moved| event.at > moved + slack)
             }
             _ => false,
         }
@@ -264,6 +265,16 @@ mod tests {
     fn accepted(due: Option<u64>) -> TaskChange {
         let due = due.map(at);
         TaskChange::Accepted { priority: Priority::Normal, due, deadline: None, schedule: None, again: false }
+    }
+
+    fn rescheduled() -> TaskChange {
+        TaskChange::Accepted {
+            priority: Priority::Normal,
+            due: None,
+            deadline: None,
+            schedule: None,
+            again: true,
+        }
     }
 
     fn started() -> TaskChange {
@@ -536,9 +547,15 @@ mod tests {
                 &[
                     (0, 1, "p", accepted(Some(90_000))),
                     (5_000, 1, "a", started()),
-                    (4_999, 1, "p", accepted(None)),
+                    (4_999, 1, "p", rescheduled()),
                 ],
                 running("a", 5_000),
+                1,
+            ),
+            (
+                "rescheduled right after it had ended",
+                &[(0, 1, "p", accepted(None)), (1, 2, "a", succeeded()), (2, 1, "p", rescheduled())],
+                Waiting,
                 1,
             ),
         ]);

@@ -23,6 +23,8 @@ use filter::Filter;
 pub use follow::Follow;
 pub use lookup::Lookup;
 pub use stream::EventStream;
+pub(crate) use stream::Read;
+pub(crate) use stream::marker;
 
 /// How many messages, each with up to 2,000 events, are on their way to a reader at a time.
 const PREFETCH: u16 = 16;

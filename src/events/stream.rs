@@ -98,26 +98,47 @@ impl EventStream {
         std::mem::take(&mut self.is_over)
     }
 
+    /// The next event or marker. Cancel-safe.
+    pub(crate) async fn read(&mut self) -> Option<Read> {
+        std::future::poll_fn(|cx| self.poll_read(cx)).await
+    }
+
     pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        loop {
+            match std::task::ready!(self.poll_read(cx)) {
+                Some(Read::Event(event)) => return Poll::Ready(Some(event)),
+                Some(Read::Marker(_)) => {}
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Read>> {
         while !self.is_over {
             if let Some(event) = self.ready.pop_front() {
-                return Poll::Ready(Some(event));
+                return Poll::Ready(Some(Read::Event(event)));
             }
             let Some(delivery) = std::task::ready!(self.subscription.poll_next(cx)) else {
                 return Poll::Ready(None);
             };
-            if self.end.is_some() && delivery.message.correlation_id == self.end {
+            let id = delivery.message.correlation_id.clone();
+            if self.end.is_some() && id == self.end {
                 self.is_over = true;
                 delivery.ack();
-            } else {
-                self.messages += 1;
-                self.read(delivery);
+                continue;
             }
+            self.messages += 1;
+            if let Some(id) = id.filter(|_| delivery.message.kind.as_deref() == Some(MARKER)) {
+                self.offset = delivery.offset.unwrap_or_default();
+                delivery.ack();
+                return Poll::Ready(Some(Read::Marker(id)));
+            }
+            self.take(delivery);
         }
         Poll::Ready(None)
     }
 
-    fn read(&mut self, mut delivery: Delivery) {
+    fn take(&mut self, mut delivery: Delivery) {
         self.offset = delivery.offset.unwrap_or_default();
         let message = std::mem::take(&mut delivery.message);
         delivery.ack();
@@ -142,6 +163,20 @@ impl EventStream {
     }
 }
 
+/// What a reader finds.
+pub(crate) enum Read {
+    Event(Event),
+    /// A message that says nothing, with its correlation id: all that was told before it has been read.
+    Marker(String),
+}
+
+/// A message that says nothing, for whoever wants to know that it has read all that is before it.
+pub(crate) fn marker(broker: &Broker, id: String) -> Publish {
+    let exchange = broker.names().events();
+    let message = Message { kind: Some(MARKER.into()), correlation_id: Some(id), ..Message::default() };
+    Publish { key: exchange.clone(), exchange, mandatory: true, message }
+}
+
 /// Writes into the history a message that says nothing, after all that this process has to tell so far; its correlation
 /// id.
 async fn mark(broker: &Broker) -> Result<String> {
@@ -149,11 +184,7 @@ async fn mark(broker: &Broker) -> Result<String> {
         journal.flush().await;
     }
     let id = TaskId::new().to_string();
-    let exchange = broker.names().events();
-    let message =
-        Message { kind: Some(MARKER.into()), correlation_id: Some(id.clone()), ..Message::default() };
-    let publish = Publish { key: exchange.clone(), exchange, mandatory: true, message };
-    let published = broker.transport().publish(&publish, MARKER_TIMEOUT).await;
+    let published = broker.transport().publish(&marker(broker, id.clone()), MARKER_TIMEOUT).await;
     let stream = broker.names().history().to_string();
     published.map_err(|source| Error::Append { stream, source: Box::new(source) })?;
     Ok(id)

@@ -181,8 +181,15 @@ impl<'a> Active<'a> {
         if self.ledger.unconfirmed() > 0 && self.ledger.lease().is_none_or(|end| end <= instant) {
             self.ledger.mark();
         }
+        let pinned = self.ledger.pinned().zip(self.settings.refresh_after()).map(|(since, age)| since + age);
+        if pinned.is_some_and(|until| until <= instant) {
+            self.ledger.mark();
+        }
         let is_leased = |until: Instant| self.ledger.lease().is_some_and(|end| end > until);
         let mut wake = self.refresh.first().unwrap_or(instant + LONGEST_SLEEP);
+        if let Some(until) = pinned.filter(|until| *until > instant) {
+            wake = wake.min(until);
+        }
         if self.broker.clock().may_be_set() {
             wake = wake.min(instant + NAP);
         }
@@ -296,7 +303,7 @@ impl<'a> Active<'a> {
 
     async fn take(&mut self, event: Event) -> Result<(), &'static str> {
         match event {
-            Event::Marked | Event::Delivered(Record::Marker(_), _) => Ok(()),
+            Event::Marked | Event::Roused | Event::Delivered(Record::Marker(_), _) => Ok(()),
             Event::Delivered(Record::Command(command), message) => {
                 self.backlog.push_back((command, message));
                 Ok(())

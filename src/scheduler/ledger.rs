@@ -44,6 +44,8 @@ pub(super) struct Ledger {
     proof: Option<Instant>,
     /// Bytes published so far, about.
     written: u64,
+    /// The last marker that was delivered. Held, so that who is next learns of it even if there are no schedules.
+    pin: Option<(Delivery, Instant)>,
     /// Entries of a later release, kept for a scheduler that can read them.
     unread: Vec<Delivery>,
 }
@@ -66,6 +68,8 @@ pub(super) enum Event {
     Delivered(Record, Delivery),
     /// A marker of ours is back: all that was in the ledger before it has been delivered.
     Marked,
+    /// A marker of another: the ledger is ours.
+    Roused,
     Confirmed(Fate),
 }
 
@@ -80,6 +84,7 @@ impl Ledger {
             marker: None,
             proof: None,
             written: 0,
+            pin: None,
             unread: Vec::new(),
         }
     }
@@ -99,11 +104,14 @@ impl Ledger {
             let is_entry = Record::is_entry(&delivery.message);
             match Record::read(std::mem::take(&mut delivery.message)) {
                 Ok(Record::Marker(id)) => {
-                    delivery.ack();
-                    if let Some((_, sent)) = self.marker.take_if(|(ours, _)| *ours == id) {
-                        self.prove(sent);
-                        return Poll::Ready(Some(Event::Marked));
+                    if let Some((older, _)) = self.pin.replace((delivery, Instant::now())) {
+                        older.ack();
                     }
+                    let Some((_, sent)) = self.marker.take_if(|(ours, _)| *ours == id) else {
+                        return Poll::Ready(Some(Event::Roused));
+                    };
+                    self.prove(sent);
+                    return Poll::Ready(Some(Event::Marked));
                 }
                 Ok(record) => return Poll::Ready(Some(Event::Delivered(record, delivery))),
                 Err(why) if is_entry => {
@@ -144,6 +152,17 @@ impl Ledger {
             let publish = self.only(Record::marker(id));
             drop(self.tenure.publish(&publish, PATIENCE));
         }
+    }
+
+    /// Rouses whoever's the ledger is, which otherwise does not know as long as it is empty.
+    pub(super) fn rouse(&self) {
+        let publish = self.only(Record::marker(TaskId::new()));
+        drop(self.tenure.publish(&publish, PATIENCE));
+    }
+
+    /// Since when a marker is held.
+    pub(super) fn pinned(&self) -> Option<Instant> {
+        self.pin.as_ref().map(|(_, since)| *since)
     }
 
     /// Keeps an entry of a later release: to give it back is to get it again at once.

@@ -34,7 +34,7 @@ pub(super) async fn load(ledger: &mut Ledger) -> Option<Loaded> {
             Event::Marked => break,
             Event::Delivered(Record::Entry(entry), delivery) => loaded.keep_newest(entry, delivery),
             Event::Delivered(Record::Command(command), delivery) => loaded.commands.push((command, delivery)),
-            Event::Delivered(Record::Marker(_), _) | Event::Confirmed(_) => {}
+            Event::Roused | Event::Delivered(Record::Marker(_), _) | Event::Confirmed(_) => {}
         }
         let Ok(next) = timeout(PATIENCE, ledger.next()).await else {
             tracing::error!("the marker in the queue of the schedules does not come back: is it full?");

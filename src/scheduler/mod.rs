@@ -15,48 +15,51 @@
 
 mod active;
 mod agenda;
+mod builder;
 mod commands;
 mod held;
 mod ledger;
 mod load;
+mod lookout;
 mod queues;
+mod redrive;
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::TryStreamExt;
-use futures_util::stream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio::time::sleep;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::broker::Broker;
 use crate::broker::Part;
 use crate::error::Error;
 use crate::error::Result;
+use crate::event::TaskState;
 use crate::schedule::Command;
-use crate::schedule::Definition;
-use crate::schedule::Schedule;
 use crate::schedule::What;
 use crate::schedules;
 use crate::telemetry::Raised;
 use crate::topology::Names;
 use crate::transport::Subscribe;
+use crate::watch::ConsumerState;
+use crate::watch::Table;
 
 use active::Active;
 use active::End;
+pub use builder::SchedulerBuilder;
 use ledger::Ledger;
 use load::load;
+use lookout::LiveTable;
+use lookout::Lookout;
+use lookout::Watch;
+pub use redrive::Redrive;
 
-/// How long a declaration may take.
-const DECLARE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How many declarations are on their way at a time.
-const DECLARATIONS: usize = 256;
 /// How long a shutdown waits for what is on its way.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait for the broker to report a tick in doubt: longer than it takes to start anew.
@@ -84,6 +87,10 @@ const PREFETCH: u16 = u16::MAX;
 /// # Ok(()) }
 /// ```
 ///
+/// The active one also watches: it knows who consumes and what runs ([`consumers`](Self::consumers),
+/// [`tasks`](Self::tasks)), tells what is wrong ([`on_alert`](SchedulerBuilder::on_alert)), and gives dead letters
+/// another chance ([`redrive`](SchedulerBuilder::redrive)). That takes no schedule.
+///
 /// Run one in each process of a service: the broker chooses which of them is active, and another one when that dies,
 /// within milliseconds. One that is frozen, or cut off, is replaced after two to three
 /// [heartbeats](crate::BrokerBuilder::heartbeat). Nothing is stored anywhere but in the queue `{namespace}.schedules`.
@@ -92,16 +99,9 @@ const PREFETCH: u16 = u16::MAX;
 pub struct Scheduler {
     shutdown: CancellationToken,
     is_active: watch::Receiver<bool>,
+    table: LiveTable,
     candidate: Option<JoinHandle<()>>,
-}
-
-/// Settings of a [`Scheduler`].
-#[derive(Debug)]
-#[must_use = "a builder does nothing until `start`"]
-pub struct SchedulerBuilder {
-    broker: Broker,
-    schedules: Vec<Schedule>,
-    settings: Settings,
+    listener: Option<JoinHandle<()>>,
 }
 
 /// What the active scheduler goes by.
@@ -122,18 +122,27 @@ impl Settings {
 impl Scheduler {
     /// A scheduler for the namespace of `broker`.
     pub fn builder(broker: &Broker) -> SchedulerBuilder {
-        let is_real = broker.clock().may_be_set();
-        let settings = Settings {
-            misfire_after: Duration::from_secs(5),
-            consumer_timeout: is_real.then_some(Duration::from_secs(30 * 60)),
-        };
-        SchedulerBuilder { broker: broker.clone(), schedules: Vec::new(), settings }
+        SchedulerBuilder::new(broker)
     }
 
-    /// Whether it is the active one. It knows so only when there is a schedule, or a command.
+    /// Whether it is the active one.
     #[must_use]
     pub fn is_active(&self) -> bool {
         *self.is_active.borrow()
+    }
+
+    /// The consumers that are there, or silent for less than an hour, by their names; at most 10,000. None, unless it is
+    /// the active one. One that it has not heard of since it became active, which takes a heartbeat at most, is missing.
+    #[must_use]
+    pub fn consumers(&self) -> Vec<ConsumerState> {
+        self.table.lock().as_ref().map(|table| table.consumers(Instant::now())).unwrap_or_default()
+    }
+
+    /// The tasks that run or are lost, the oldest first; at most 100,000. None, unless it is the active one. What began
+    /// more than a minute before it became active is known from heartbeats, which tell of the oldest 64 of each consumer.
+    #[must_use]
+    pub fn tasks(&self) -> Vec<TaskState> {
+        self.table.lock().as_ref().map(Table::tasks).unwrap_or_default()
     }
 
     /// Stops: waits up to 5 s for what it has published, and hands over.
@@ -142,6 +151,9 @@ impl Scheduler {
         if let Some(candidate) = self.candidate.take() {
             // It panics only by a mistake of ours, and then it has stopped too.
             let _ = candidate.await;
+        }
+        if let Some(listener) = self.listener.take() {
+            let _ = listener.await;
         }
     }
 }
@@ -157,60 +169,6 @@ impl Drop for Scheduler {
 impl fmt::Debug for Scheduler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Scheduler").field("is_active", &self.is_active()).finish_non_exhaustive()
-    }
-}
-
-impl SchedulerBuilder {
-    /// Declares a schedule when it starts: see [`Schedule`].
-    pub fn schedule(mut self, schedule: Schedule) -> Self {
-        self.schedules.push(schedule);
-        self
-    }
-
-    /// How late a tick may be fired without further thought. One that is later is up to the schedule's
-    /// [`misfire`](Schedule::misfire) policy. Defaults to 5 s: longer than another scheduler takes to become active when
-    /// one dies.
-    pub fn misfire_after(mut self, time: Duration) -> Self {
-        self.settings.misfire_after = time;
-        self
-    }
-
-    /// The `consumer_timeout` of the broker, if it is another than RabbitMQ's 30 minutes. Each schedule is stored anew after
-    /// a sixth to a third of it, because the broker takes back what is held for longer. At least
-    /// 30 s. The broker inside this process has none.
-    pub fn consumer_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.consumer_timeout = Some(timeout.max(Duration::from_secs(30)));
-        self
-    }
-
-    /// Declares what it needs, its schedules and their queues, and stands for election.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong with a schedule ([`Error::InvalidName`], [`Error::InvalidCadence`], [`Error::InvalidSetting`],
-    /// [`Error::Encode`], [`Error::TooLarge`]), and failures to declare. What was declared before such an error stays
-    /// declared.
-    pub async fn start(self) -> Result<Scheduler> {
-        let Self { broker, schedules, settings } = self;
-        let max_payload = broker.max_payload();
-        let checked = schedules.into_iter().map(|schedule| Definition::check(schedule, max_payload));
-        let definitions: Vec<Definition> = checked.collect::<Result<_>>()?;
-        broker.declare(Part::Schedules).await?;
-        let queues: BTreeSet<_> = definitions.iter().map(|definition| definition.queue.clone()).collect();
-        for queue in queues {
-            broker.declare(Part::Queue(queue)).await?;
-        }
-        // In their order: of two with one name the last counts.
-        let told = stream::iter(definitions).map(|definition| {
-            let command = Command::new(What::Declare(Box::new(definition)), broker.clock().now());
-            schedules::tell(&broker, command, DECLARE_TIMEOUT)
-        });
-        told.buffered(DECLARATIONS).try_for_each(|()| std::future::ready(Ok(()))).await?;
-        let shutdown = CancellationToken::new();
-        let (active, is_active) = watch::channel(false);
-        let candidate = Candidate { broker, settings, active, shutdown: shutdown.clone() };
-        let candidate = Some(tokio::spawn(candidate.run()));
-        Ok(Scheduler { shutdown, is_active, candidate })
     }
 }
 
@@ -232,6 +190,9 @@ async fn tell_at_last(broker: &Broker, what: What) -> Result<()> {
 struct Candidate {
     broker: Broker,
     settings: Settings,
+    redrives: Vec<Redrive>,
+    watch: Watch,
+    table: LiveTable,
     active: watch::Sender<bool>,
     shutdown: CancellationToken,
 }
@@ -279,6 +240,15 @@ impl Candidate {
         });
     }
 
+    /// Redrives dead letters, until it is told to stop; or at once when what it returns is dropped.
+    fn redrive(&self) -> (JoinSet<()>, CancellationToken) {
+        let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
+        for policy in &self.redrives {
+            tasks.spawn(policy.clone().run(self.broker.clone(), stop.clone()));
+        }
+        (tasks, stop)
+    }
+
     /// One turn: from standing by until it is over with being active.
     async fn serve(&self) -> Result<End> {
         let names = self.broker.names();
@@ -289,6 +259,7 @@ impl Candidate {
         self.broker.restore(Part::Schedules).await?;
         let tenure = self.broker.transport().hold(subscribe).await?;
         let mut ledger = Ledger::new(tenure, names.tasks(), Names::schedules_key());
+        ledger.rouse();
         let Some(loaded) = self.shutdown.run_until_cancelled(load(&mut ledger)).await else {
             ledger.close().await;
             return Ok(End::Shutdown);
@@ -296,11 +267,16 @@ impl Candidate {
         let Some(loaded) = loaded else { return Ok(End::Lost("the channel was lost")) };
         self.active.send_replace(true);
         let _active = Raised::active_scheduler();
+        let lookout = Lookout::new(&self.broker, &self.watch, &self.table);
+        let _lookout = AbortOnDropHandle::new(tokio::spawn(lookout.run()));
+        let (redrives, redrives_stop) = self.redrive();
         tracing::info!(schedules = loaded.entries.len(), "this scheduler is active");
         let mut active = Active::take_over(&self.broker, &self.settings, ledger, loaded).await;
         let end = active.run(&self.shutdown).await;
         if end == End::Shutdown {
-            active.leave(LEAVE_TIMEOUT).await;
+            redrives_stop.cancel();
+            let rest = redrives.join_all();
+            let _ = tokio::join!(timeout(LEAVE_TIMEOUT, rest), active.leave(LEAVE_TIMEOUT));
         } else {
             self.report(active.doubts());
         }
@@ -320,8 +296,10 @@ mod tests {
     use super::*;
     use crate::consumer::Consumer;
     use crate::lock::Lock;
+    use crate::schedule::Definition;
     use crate::schedule::Doubt;
     use crate::schedule::Record;
+    use crate::schedule::Schedule;
     use crate::task::Task;
     use crate::task::TaskId;
     use crate::tick::Tick;
@@ -370,13 +348,14 @@ mod tests {
 
         /// Whoever has fired the last tick, when nobody is active.
         async fn tenure(&self) -> u64 {
-            let subscribe = Subscribe::new(self.broker.names().schedules(), 1, "test");
+            let subscribe = Subscribe::new(self.broker.names().schedules(), 8, "test");
             let mut ledger = self.broker.transport().subscribe(subscribe).await.unwrap();
-            let delivery = ledger.next().await.unwrap();
-            let Ok(Record::Entry(entry)) = Record::read(delivery.message.clone()) else {
-                unreachable!("{delivery:?}")
-            };
-            entry.state.fired_by.last().unwrap().tenure
+            loop {
+                let delivery = ledger.next().await.unwrap();
+                if let Ok(Record::Entry(entry)) = Record::read(delivery.message.clone()) {
+                    return entry.state.fired_by.last().unwrap().tenure;
+                }
+            }
         }
 
         /// A scheduler says that it does not know whether that one was fired.

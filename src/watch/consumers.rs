@@ -13,9 +13,7 @@ use crate::task::TaskId;
 
 /// How many are watched.
 const MOST: usize = 10_000;
-/// What is assumed of one that has not told yet.
-const USUAL_INTERVAL: Duration = Duration::from_secs(10);
-/// How long a silent one is remembered.
+/// How long a silent one is remembered, and one that never told anything but of tasks.
 const REMEMBERED: Duration = Duration::from_secs(60 * 60);
 
 /// What a scheduler knows of a consumer.
@@ -59,11 +57,11 @@ struct Seen {
 }
 
 impl Seen {
-    /// How long it may say nothing: less than two of its heartbeats, so that its death is known within two.
-    fn patience(&self) -> Duration {
-        let interval = self.heartbeat.as_ref().map_or(Duration::ZERO, |it| it.interval);
-        let interval = if interval.is_zero() { USUAL_INTERVAL } else { interval };
-        interval * 9 / 5
+    /// When it is silent, if it says nothing until then: before two of its heartbeats are missing, so that its death is
+    /// known within two. `None`: it is already, or has not told when it will say something.
+    fn patience(&self) -> Option<Instant> {
+        let heartbeat = self.heartbeat.as_ref().filter(|_| self.presence != Presence::Silent)?;
+        Some(self.heard + heartbeat.interval * 9 / 5)
     }
 }
 
@@ -139,6 +137,12 @@ impl Consumers {
         heartbeat.map(|it| it.connections.clone()).unwrap_or_default()
     }
 
+    /// Whether somebody has tasks of that queue that wait for a slot.
+    pub(super) fn has_prefetched(&self, queue: &str) -> bool {
+        let heartbeats = self.known.values().filter_map(|seen| seen.heartbeat.as_ref());
+        heartbeats.flat_map(|it| &it.queues).any(|load| load.queue == queue && load.waiting > 0)
+    }
+
     /// The queues that somebody takes tasks from.
     pub(super) fn served(&self) -> HashSet<&str> {
         let alive = self.known.values().filter(|seen| seen.presence == Presence::Alive);
@@ -153,24 +157,27 @@ impl Consumers {
         }
     }
 
-    /// Those that are silent from now on, each with when it was last heard of; and when the next one will be, if it says
-    /// nothing.
-    pub(super) fn tick(&mut self, now: Instant) -> (Vec<(Arc<str>, Instant)>, Option<Instant>) {
-        let (mut silent, mut next) = (Vec::new(), None::<Instant>);
-        self.known.retain(|_, seen| {
-            seen.presence != Presence::Silent || now.saturating_duration_since(seen.heard) < REMEMBERED
-        });
-        for (consumer, seen) in self.known.iter_mut().filter(|(_, seen)| seen.presence != Presence::Silent) {
-            let end = seen.heard + seen.patience();
-            if end <= now {
-                seen.presence = Presence::Silent;
-                silent.push((consumer.clone(), seen.heard));
-            } else {
-                next = Some(next.map_or(end, |next| next.min(end)));
+    /// When the next one is silent, if it says nothing until then.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.known.values().filter_map(Seen::patience).min()
+    }
+
+    /// Those that are silent from now on, each with when it was last heard of.
+    pub(super) fn silence(&mut self, now: Instant) -> Vec<(Arc<str>, Instant)> {
+        let mut silent = Vec::new();
+        self.known.retain(|consumer, seen| {
+            match seen.patience() {
+                None => return now.saturating_duration_since(seen.heard) < REMEMBERED,
+                Some(end) if end <= now => {
+                    seen.presence = Presence::Silent;
+                    silent.push((consumer.clone(), seen.heard));
+                }
+                Some(_) => {}
             }
-        }
+            true
+        });
         silent.sort();
-        (silent, next)
+        silent
     }
 
     pub(super) fn snapshot(&self, now: Instant) -> Vec<ConsumerState> {
@@ -194,26 +201,24 @@ mod tests {
         Duration::from_secs_f64(s)
     }
 
+    fn beats(consumers: &mut Consumers, name: &str, interval: f64, now: Instant) -> Option<Alert> {
+        let alert = consumers.heard(&name.into(), now);
+        consumers.tells(name, &Heartbeat { interval: seconds(interval), ..Heartbeat::default() });
+        alert
+    }
+
     #[test]
     fn a_consumer_is_silent_before_its_second_heartbeat_is_missing() {
         let start = Instant::now();
         // Its interval, when it is looked at, whether it is silent.
-        for (interval, after, expected) in [
-            (1.0, 1.0, false),
-            (1.0, 1.79, false),
-            (1.0, 1.8, true),
-            (10.0, 17.9, false),
-            (10.0, 18.0, true),
-            // It has not told: as if it were 10 s.
-            (0.0, 17.9, false),
-            (0.0, 18.0, true),
-        ] {
+        for (interval, after, expected) in
+            [(1.0, 1.0, false), (1.0, 1.79, false), (1.0, 1.8, true), (10.0, 17.9, false), (10.0, 18.0, true)]
+        {
             let mut consumers = Consumers::default();
-            consumers.heard(&"a".into(), start);
-            consumers.tells("a", &Heartbeat { interval: seconds(interval), ..Heartbeat::default() });
-            let (silent, next) = consumers.tick(start + seconds(after));
+            beats(&mut consumers, "a", interval, start);
+            let (next, silent) = (consumers.next(), consumers.silence(start + seconds(after)));
             assert_eq!(!silent.is_empty(), expected, "{interval} {after}");
-            assert_eq!(next.is_none(), expected, "{interval} {after}");
+            assert_eq!(next.unwrap() <= start + seconds(after), expected, "{interval} {after}");
             assert_eq!(consumers.is_there("a"), !expected);
         }
     }
@@ -223,10 +228,10 @@ mod tests {
         let start = Instant::now();
         let mut consumers = Consumers::default();
         let name: Arc<str> = "a".into();
-        assert_eq!(consumers.heard(&name, start), None);
-        let (silent, _) = consumers.tick(start + seconds(20.0));
+        assert_eq!(beats(&mut consumers, "a", 10.0, start), None);
+        let silent = consumers.silence(start + seconds(20.0));
         assert_eq!(silent, [(name.clone(), start)]);
-        assert_eq!(consumers.tick(start + seconds(21.0)), (vec![], None));
+        assert_eq!((consumers.silence(start + seconds(21.0)), consumers.next()), (vec![], None));
         let back = Alert::ConsumerBack { consumer: name.clone(), after: seconds(30.0) };
         assert_eq!(consumers.heard(&name, start + seconds(30.0)), Some(back));
         assert_eq!(consumers.heard(&name, start + seconds(31.0)), None);
@@ -236,10 +241,10 @@ mod tests {
     fn who_could_not_be_heard_is_not_taken_for_silent() {
         let start = Instant::now();
         let mut consumers = Consumers::default();
-        consumers.heard(&"a".into(), start);
+        beats(&mut consumers, "a", 10.0, start);
         consumers.pardon(start + seconds(60.0));
-        assert_eq!(consumers.tick(start + seconds(61.0)).0, []);
-        assert_eq!(consumers.tick(start + seconds(78.0)).0.len(), 1);
+        assert_eq!(consumers.silence(start + seconds(61.0)), []);
+        assert_eq!(consumers.silence(start + seconds(78.0)).len(), 1);
     }
 
     #[test]
@@ -249,9 +254,9 @@ mod tests {
         for number in 0..=MOST {
             consumers.heard(&number.to_string().into(), start);
         }
+        assert_eq!(consumers.silence(start + seconds(60.0)), [], "they have told nothing of themselves");
         assert_eq!(consumers.snapshot(start).len(), MOST);
-        consumers.tick(start + seconds(18.0));
-        consumers.tick(start + REMEMBERED);
+        consumers.silence(start + REMEMBERED);
         assert_eq!(consumers.snapshot(start), []);
     }
 }

@@ -18,10 +18,10 @@
 //! | consumers | 10,000 | further ones are not watched |
 //! | running and lost tasks | 100,000 | further ones are not watched |
 //! | waiting tasks | the oldest 1,000 of a queue | the age of the oldest is about right |
-//! | ended tasks, so that what is told late does not bring them back | 65,536 | the oldest are forgotten |
+//! | ended tasks, so that what is told late does not bring them back | 458,752 | the oldest are forgotten |
 //! | queues | 1,000 | further ones are not watched |
 //!
-//! A task takes about 300 bytes.
+//! A task takes about 300 bytes, an ended one 40.
 
 mod alert;
 mod conditions;

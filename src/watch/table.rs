@@ -52,7 +52,6 @@ pub(crate) struct Table {
     conditions: Conditions,
     /// Tasks that run at two consumers: the first has lost it, or has given it back and not told so yet.
     doubts: HashMap<TaskId, Doubt>,
-    next: Option<Instant>,
 }
 
 #[derive(Default)]
@@ -85,7 +84,6 @@ impl Table {
             queues: HashMap::new(),
             conditions: Conditions::default(),
             doubts: HashMap::new(),
-            next: None,
         }
     }
 
@@ -108,7 +106,7 @@ impl Table {
 
     /// Time has passed.
     pub(crate) fn tick(&mut self, now: Now) -> Vec<Alert> {
-        let mut alerts = self.silence(now);
+        let mut alerts = Vec::new();
         let settled = self.doubts.extract_if(|_, doubt| doubt.until <= now.instant);
         for (_, Doubt { task, from, to, after, .. }) in settled {
             alerts.push(Alert::TaskLost { task: task.clone(), consumer: from.clone() });
@@ -119,12 +117,37 @@ impl Table {
         alerts
     }
 
-    /// When the next consumer would be silent, as of the last [`tick`](Self::tick).
-    pub(crate) fn next(&self) -> Option<Instant> {
-        self.next
+    /// Whether only consumers can give cause for an alert, as long as nothing is told.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.queues.is_empty() && self.doubts.is_empty() && !self.tasks.any_running()
     }
 
-    /// No events could be read until now: nobody was silent.
+    /// When the next consumer is silent, if it says nothing until then.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        self.consumers.next()
+    }
+
+    /// All that was told until now has been read, so who has said nothing for long is silent.
+    pub(crate) fn silence(&mut self, now: Now) -> Vec<Alert> {
+        let mut alerts = Vec::new();
+        for (consumer, heard) in self.consumers.silence(now.instant) {
+            let ago = now.instant.saturating_duration_since(heard);
+            alerts.push(Alert::ConsumerSilent { consumer: consumer.clone(), heard: ago });
+            let mut ids: Vec<TaskId> = self.consumers.tasks(&consumer).collect();
+            ids.sort_unstable();
+            for id in ids {
+                self.consumers.ends(&consumer, id);
+                let Some(row) = self.tasks.get_mut(id) else { continue };
+                let task = row.task(now.time);
+                row.state.lose(now.time);
+                row.loss = Some(Loss { consumer: consumer.clone(), heard });
+                alerts.push(Alert::TaskLost { task, consumer: consumer.clone() });
+            }
+        }
+        alerts
+    }
+
+    /// Nobody could tell anything for a while until now: so nobody was silent.
     pub(crate) fn pardon(&mut self, now: Instant) {
         self.consumers.pardon(now);
     }
@@ -137,6 +160,11 @@ impl Table {
         }
         self.conditions.withdraw(queue, Condition::OldestWaiting);
         self.conditions.withdraw(queue, Condition::NoConsumer);
+    }
+
+    /// Whether consumers say that tasks of that queue wait where they are.
+    pub(crate) fn has_prefetched(&self, queue: &str) -> bool {
+        self.consumers.has_prefetched(queue)
     }
 
     /// What the connections of a consumer are called.
@@ -349,28 +377,6 @@ impl Table {
         }
     }
 
-    /// Consumers that are silent from now on, and their tasks.
-    fn silence(&mut self, now: Now) -> Vec<Alert> {
-        let (silent, next) = self.consumers.tick(now.instant);
-        self.next = next;
-        let mut alerts = Vec::new();
-        for (consumer, heard) in silent {
-            let ago = now.instant.saturating_duration_since(heard);
-            alerts.push(Alert::ConsumerSilent { consumer: consumer.clone(), heard: ago });
-            let mut ids: Vec<TaskId> = self.consumers.tasks(&consumer).collect();
-            ids.sort_unstable();
-            for id in ids {
-                self.consumers.ends(&consumer, id);
-                let Some(row) = self.tasks.get_mut(id) else { continue };
-                let task = row.task(now.time);
-                row.state.lose(now.time);
-                row.loss = Some(Loss { consumer: consumer.clone(), heard });
-                alerts.push(Alert::TaskLost { task, consumer: consumer.clone() });
-            }
-        }
-        alerts
-    }
-
     /// Tasks that run for too long; and lost ones that are not watched any longer.
     fn overdue(&mut self, now: Now, alerts: &mut Vec<Alert>) {
         let mut forgotten = Vec::new();
@@ -535,7 +541,10 @@ mod tests {
         }
 
         fn tick(&mut self, after: u64) -> Vec<String> {
-            texts(&self.table.tick(self.now(ms(after))))
+            let now = self.now(ms(after));
+            let mut alerts = self.table.silence(now);
+            alerts.extend(self.table.tick(now));
+            texts(&alerts)
         }
 
         fn running(&self) -> Vec<String> {

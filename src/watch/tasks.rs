@@ -1,12 +1,13 @@
-//! [`Tasks`]: what runs where, what waits and what was lost; and what has ended lately, so that it stays ended.
+//! [`Tasks`]: what runs where, what waits and what was lost.
 
 use std::collections::HashMap;
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::time::Instant;
 
+use crate::event::Effect;
+use crate::event::Ends;
 use crate::event::RunningTask;
 use crate::event::Standing;
 use crate::event::TaskChange;
@@ -16,8 +17,6 @@ use crate::task::TaskId;
 
 /// How many of those that run or are lost are watched.
 const MOST_RUNNING: usize = 100_000;
-/// How many of those that have ended are remembered.
-const MOST_ENDED: usize = 65_536;
 
 /// The tasks that are known.
 #[derive(Default)]
@@ -25,9 +24,8 @@ pub(super) struct Tasks {
     live: HashMap<TaskId, Row>,
     /// How many of those run, or are lost.
     running: usize,
-    ended: HashMap<TaskId, TaskState>,
-    /// The order in which they have ended.
-    endings: VecDeque<TaskId>,
+    /// Of what is told late it tells what counts.
+    ends: Ends,
 }
 
 /// A task that has not ended.
@@ -102,6 +100,10 @@ impl Tasks {
         self.live.get_mut(&id)
     }
 
+    pub(super) fn any_running(&self) -> bool {
+        self.running > 0
+    }
+
     /// Those that have not ended.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Row> {
         self.live.values_mut()
@@ -109,50 +111,40 @@ impl Tasks {
 
     /// Takes an event.
     pub(super) fn apply(&mut self, event: &TaskEvent) -> Step {
-        if let Some(row) = self.live.get_mut(&event.id) {
-            let before = row.state.clone();
-            if !row.state.apply(event) {
-                return Step { before: Some(before.clone()), after: Some(before) };
-            }
-            let after = row.state.clone();
-            self.count(Some(&before), Some(&after));
-            if after.standing.is_done() {
-                self.live.remove(&event.id);
-                self.end(after.clone());
-            } else if self.running > MOST_RUNNING && !is_running(&before) {
-                self.remove(event.id);
-                return Step { before: Some(before), after: None };
-            }
-            return Step { before: Some(before), after: Some(after) };
+        if self.ends.learn(event) != Effect::Counts {
+            let state = self.live.get(&event.id).map(|row| row.state.clone());
+            return Step { before: state.clone(), after: state };
         }
-        let state = match self.ended.get_mut(&event.id) {
-            Some(state) => {
-                if !state.apply(event) {
-                    return Step::default();
-                }
-                state.clone()
+        let before = self.live.get(&event.id).map(|row| row.state.clone());
+        let after = match self.live.get_mut(&event.id) {
+            Some(row) => {
+                row.state.apply(event);
+                row.state.clone()
             }
-            // How far something is that is not known, or that an attempt of it has failed, says nothing of what follows.
+            // That an attempt of what is not known has failed says nothing of what follows.
             None if matches!(event.change, TaskChange::Failed { .. }) => return Step::default(),
             None => TaskState::new(event),
         };
-        if state.standing.is_done() {
-            self.end(state.clone());
-        } else if is_running(&state) && self.running >= MOST_RUNNING {
-            return Step::default();
-        } else {
-            self.ended.remove(&event.id);
-            self.count(None, Some(&state));
-            self.live.insert(event.id, Row::new(state.clone()));
+        let was_running = before.as_ref().is_some_and(is_running);
+        let is_full = self.running >= MOST_RUNNING && is_running(&after) && !was_running;
+        if after.standing.is_done() || is_full {
+            self.live.remove(&event.id);
+            self.running -= usize::from(was_running);
+            return Step { before, after: Some(after).filter(|_| !is_full) };
         }
-        Step { before: None, after: Some(state) }
+        self.running += usize::from(is_running(&after));
+        self.running -= usize::from(was_running);
+        if before.is_none() {
+            self.live.insert(event.id, Row::new(after.clone()));
+        }
+        Step { before, after: Some(after) }
     }
 
     /// Knows nothing more of a task that has not ended.
-    pub(super) fn remove(&mut self, id: TaskId) -> Option<TaskState> {
-        let state = self.live.remove(&id)?.state;
-        self.count(Some(&state), None);
-        Some(state)
+    pub(super) fn remove(&mut self, id: TaskId) {
+        if self.live.remove(&id).is_some_and(|row| is_running(&row.state)) {
+            self.running -= 1;
+        }
     }
 
     /// Those that run, or are lost: the oldest first.
@@ -161,24 +153,5 @@ impl Tasks {
         let mut running: Vec<TaskState> = states.filter(|state| is_running(state)).cloned().collect();
         running.sort_by_key(|state| (state.since, state.id));
         running
-    }
-
-    fn end(&mut self, state: TaskState) {
-        if self.ended.contains_key(&state.id) {
-            self.ended.insert(state.id, state);
-            return;
-        }
-        self.endings.push_back(state.id);
-        self.ended.insert(state.id, state);
-        while self.endings.len() > MOST_ENDED
-            && let Some(oldest) = self.endings.pop_front()
-        {
-            self.ended.remove(&oldest);
-        }
-    }
-
-    fn count(&mut self, before: Option<&TaskState>, after: Option<&TaskState>) {
-        self.running += usize::from(after.is_some_and(is_running));
-        self.running -= usize::from(before.is_some_and(is_running));
     }
 }
