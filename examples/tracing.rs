@@ -9,6 +9,7 @@
 
 use std::time::Duration;
 
+use opentelemetry::trace::SpanContext;
 use opentelemetry::trace::SpanId;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::trace::InMemorySpanExporter;
@@ -67,7 +68,7 @@ async fn main() -> taskhare::Result<()> {
     let root = spans.iter().find(|span| span.name == "checkout").map(|span| span.span_context.clone());
     let trace: Vec<_> = spans
         .into_iter()
-        .filter(|span| Some(span.span_context.trace_id()) == root.as_ref().map(|root| root.trace_id()))
+        .filter(|span| Some(span.span_context.trace_id()) == root.as_ref().map(SpanContext::trace_id))
         .collect();
     let mut lines = Vec::new();
     draw(&trace, SpanId::INVALID, 0, &mut lines);

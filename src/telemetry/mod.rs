@@ -39,7 +39,7 @@
 //! | `breaker`, `failures` | the new state of a circuit breaker, and after how many failures |
 //! | `clock.difference` | how far this machine's clock is from the broker's |
 //! | `broker.address`, `broker.vhost` | to whom we are connected |
-//! | `broker.role` | which of our connections: for publishing, for reading |
+//! | `broker.role` | which of our connections: `publish`, `consume`, `read` (dead letters, say) or `schedule` |
 //! | `broker.queue` | a queue or stream, as RabbitMQ's console shows it |
 //! | `broker.consumer` | a consumer, by its tag |
 //! | `broker.code` | the code with which the broker closed something |
@@ -83,7 +83,7 @@
 //! | `taskhare_tasks_running` | gauge | `queue` | attempts under way |
 //! | `taskhare_slots` | gauge | `queue` | how many may be under way; one in quarantine comes on top |
 //! | `taskhare_schedulers_active` | gauge | | 1 in the process whose scheduler is the active one |
-//! | `taskhare_connections_lost_total` | counter | `role` | connections to the broker that were lost, for publishing and for reading |
+//! | `taskhare_connections_lost_total` | counter | `role` | connections to the broker that were lost, by `broker.role` |
 //! | `taskhare_events_missed_total` | counter | | events that were not written because the broker took none |
 //!
 //! `queue` is the name used when enqueuing, `task` the task's name; a task without a handler is `unknown`. So there are as

@@ -14,6 +14,8 @@ mod lanes;
 mod limits;
 mod long;
 mod management;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod publish;
 mod quarantine;
 #[path = "../support/raw.rs"]

@@ -89,7 +89,7 @@ impl Shared {
         let opened = Session::open(endpoint, &self.options, &self.name(role)).await;
         match &opened {
             Ok(_) => {
-                tracing::info!(broker.address = %endpoint, broker.vhost = endpoint.vhost, broker.role = role, "connected")
+                tracing::info!(broker.address = %endpoint, broker.vhost = endpoint.vhost, broker.role = role, "connected");
             }
             Err(_) => self.endpoint.store(index.wrapping_add(1), Ordering::Relaxed),
         }
