@@ -182,9 +182,10 @@ impl Management {
     /// an end (see [`crash_limit`](crate::ConsumerBuilder::crash_limit)), not as an attempt. What it runs, it runs on, and
     /// whatever comes of that changes nothing any more; but other consumers run the same tasks meanwhile.
     ///
-    /// **The consumer connects again**, within a second or so, with the same name. Where no other consumer had room, the
-    /// same task may come to it again, and wait there behind the one that hangs. So what hangs for good needs its process to
-    /// end.
+    /// **The consumer connects again**, within a second or so, with the same name. Another consumer with room has got the
+    /// tasks by then; where there was none, they come to the same one again. There they start beside what hangs, or wait
+    /// behind it if that has all slots, together with whatever else its prefetch allows: until its process ends, or at half
+    /// of the consumer timeout. So what hangs for good needs its process to end.
     ///
     /// # Errors
     ///

@@ -2,6 +2,7 @@
 
 use crate::*;
 
+use futures_util::FutureExt;
 use taskhare::testing::Fault;
 use taskhare::testing::Proxy;
 use tokio::task::JoinSet;
@@ -87,6 +88,27 @@ async fn connections_closed_by_the_operator() {
         }
     })
     .await;
+}
+
+/// As of a consumer whose slots are all taken meanwhile, so that it looks for nothing new.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_that_was_made_anew_unseen_ends_when_it_is_cancelled() {
+    let lab = Lab::new().await;
+    let mut subscription = lab.subscribe(1).await;
+    let management = TestBroker::shared().await.unwrap().management();
+    let close = async || management.close_connections(&lab.vhost).await.unwrap() > 0;
+    eventually("connections are there to be closed", close).await;
+    eventually("the loss is seen", async || {
+        assert!(subscription.next().now_or_never().is_none(), "nothing was published");
+        format!("{subscription:?}").contains("connecting")
+    })
+    .await;
+    lab.publish("unseen").await;
+    eventually("the new channel has it", async || lab.depth("q").await == 0).await;
+    subscription.cancel().await;
+    let end = tokio::time::timeout(PATIENCE, subscription.next()).await.expect("it ends");
+    assert!(end.is_none(), "{end:?}");
+    eventually("it is back", async || lab.depth("q").await == 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -208,6 +208,11 @@ impl Subscription for Consumer {
                     }
                 }
                 Stage::Connecting(next) => match ready!(Pin::new(next).poll(cx)) {
+                    // It was there before the cancel, which could not know of it.
+                    Ok(Some(live)) if self.source.stop.is_cancelled() => {
+                        self.stage = Stage::Ended;
+                        self.runtime.spawn(live.retire());
+                    }
                     Ok(Some(live)) => self.adopt(live),
                     Ok(None) | Err(_) => self.stage = Stage::Ended,
                 },
