@@ -32,6 +32,8 @@ pub(super) struct Beat {
     pub(super) journal: Journal,
     pub(super) consumer: Arc<str>,
     pub(super) clock: Clock,
+    /// What the consumer's connections are called.
+    pub(super) connections: Vec<String>,
     pub(super) interval: Duration,
     pub(super) queues: Vec<(Arc<str>, Arc<Tally>)>,
     pub(super) running: Arc<Running>,
@@ -115,7 +117,7 @@ impl Beat {
             host: hostname(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            connections: Vec::new(),
+            connections: self.connections.clone(),
             interval: self.interval,
             queues: queues.collect(),
             running: self.running.oldest(MOST_RUNNING),

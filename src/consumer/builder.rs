@@ -386,6 +386,7 @@ impl ConsumerBuilder {
                 journal,
                 consumer: name,
                 clock: self.broker.clock(),
+                connections: self.broker.transport().connection_names(),
                 interval: self.beat,
                 queues: tallies,
                 running: staff.running().clone(),
