@@ -390,6 +390,7 @@ impl ConsumerBuilder {
                 interval: self.beat,
                 queues: tallies,
                 running: staff.running().clone(),
+                health: self.broker.transport().health(),
             };
             beat.start(stop.clone())
         });

@@ -42,9 +42,10 @@ pub enum ConsumerChange {
         #[serde(with = "microseconds")]
         after: Duration,
     },
-    /// The broker takes nothing from it: it is short of memory or disk, say. Tasks go on; their retries wait.
+    /// The broker takes nothing from it: it is short of memory or disk, say. Tasks go on; their retries wait, and so
+    /// does this very event, which can be read once the broker takes something again.
     Blocked {
-        /// What waits, and since when.
+        /// What waits, and for how long.
         reason: String,
     },
     /// The broker takes again what it has.
