@@ -237,6 +237,7 @@ impl Pending {
             self.announcements.push(event);
         } else {
             self.missed += 1;
+            telemetry::event_missed();
         }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use std::time::UNIX_EPOCH;
 
 use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
@@ -23,6 +24,8 @@ use crate::event::Heartbeat;
 use crate::event::QueueLoad;
 use crate::instance::hostname;
 use crate::journal::Journal;
+use crate::transport::Health;
+use crate::transport::Outage;
 
 /// How many of the tasks that run are told of.
 const MOST_RUNNING: usize = 64;
@@ -32,9 +35,12 @@ pub(super) struct Beat {
     pub(super) journal: Journal,
     pub(super) consumer: Arc<str>,
     pub(super) clock: Clock,
+    /// What the consumer's connections are called.
+    pub(super) connections: Vec<String>,
     pub(super) interval: Duration,
     pub(super) queues: Vec<(Arc<str>, Arc<Tally>)>,
     pub(super) running: Arc<Running>,
+    pub(super) health: watch::Receiver<Health>,
 }
 
 /// A consumer's beat, until its end.
@@ -62,12 +68,13 @@ impl Beat {
         Beating { end, task: tokio::spawn(self.run(shutdown, ended)) }
     }
 
-    async fn run(self, shutdown: CancellationToken, mut ended: oneshot::Receiver<ConsumerChange>) {
+    async fn run(mut self, shutdown: CancellationToken, mut ended: oneshot::Receiver<ConsumerChange>) {
         let (mut last, mut before) = (Instant::now(), Vec::new());
         self.say(ConsumerChange::Started(self.heartbeat(Duration::ZERO, &mut before)));
         let mut beats = interval_at(last + self.interval, self.interval);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut is_draining = false;
+        let mut health = self.health.borrow_and_update().clone();
         let end = loop {
             tokio::select! {
                 biased;
@@ -76,6 +83,13 @@ impl Beat {
                     self.say(ConsumerChange::Draining);
                 }
                 end = &mut ended => break end,
+                Ok(()) = self.health.changed() => {
+                    let now = self.health.borrow_and_update().clone();
+                    for change in changes(&health, &now) {
+                        self.say(change);
+                    }
+                    health = now;
+                }
                 _ = beats.tick() => {
                     let heartbeat = self.heartbeat(last.elapsed(), &mut before);
                     last = Instant::now();
@@ -115,7 +129,7 @@ impl Beat {
             host: hostname(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            connections: Vec::new(),
+            connections: self.connections.clone(),
             interval: self.interval,
             queues: queues.collect(),
             running: self.running.oldest(MOST_RUNNING),
@@ -123,8 +137,66 @@ impl Beat {
     }
 }
 
+/// What there is to tell of how the broker is reached.
+fn changes(before: &Health, now: &Health) -> Vec<ConsumerChange> {
+    let mut changes = Vec::new();
+    if before.stalled.is_some() && now.stalled.is_none() {
+        changes.push(ConsumerChange::Unblocked);
+    }
+    if let Some(Outage { reason, time }) = now.outage.as_ref().filter(|_| now.reconnects > before.reconnects)
+    {
+        changes.push(ConsumerChange::Reconnected { reason: reason.to_string(), after: *time });
+    }
+    if let (None, Some(time)) = (before.stalled, now.stalled) {
+        let reason = format!(
+            "nothing that is published is confirmed since {time:?}, though the broker is connected: it may be short of \
+             memory or disk, or a queue without a majority"
+        );
+        changes.push(ConsumerChange::Blocked { reason });
+    }
+    changes
+}
+
 /// So many per second; 0 in no time.
 #[expect(clippy::cast_precision_loss, reason = "it is no exact figure")]
 fn rate(count: u64, time: Duration) -> f64 {
     if time.is_zero() { 0.0 } else { count as f64 / time.as_secs_f64() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changes_between_two_looks_at_the_broker_is_told() {
+        let stalled = Some(Duration::from_secs(5));
+        let health = |reconnects, stalled| {
+            let outage = Outage { reason: "320 CONNECTION_FORCED".into(), time: Duration::from_secs(2) };
+            Health { reconnects, outage: Some(outage).filter(|_| reconnects > 0), stalled }
+        };
+        let table = [
+            (health(0, None), health(0, None), &[][..]),
+            (health(0, None), health(1, None), &["reconnected"]),
+            (health(1, None), health(4, None), &["reconnected"]),
+            (health(1, None), health(1, stalled), &["blocked"]),
+            (health(1, stalled), health(1, None), &["unblocked"]),
+            (health(1, stalled), health(1, stalled), &[]),
+            (health(1, stalled), health(2, None), &["unblocked", "reconnected"]),
+            (health(1, None), health(2, stalled), &["reconnected", "blocked"]),
+        ];
+        for (before, now, expected) in table {
+            let told = changes(&before, &now);
+            let told: Vec<&str> = told.iter().map(name).collect();
+            assert_eq!(told, expected, "{before:?} {now:?}");
+        }
+    }
+
+    fn name(change: &ConsumerChange) -> &'static str {
+        match change {
+            ConsumerChange::Reconnected { .. } => "reconnected",
+            ConsumerChange::Blocked { .. } => "blocked",
+            ConsumerChange::Unblocked => "unblocked",
+            _ => "something else",
+        }
+    }
 }

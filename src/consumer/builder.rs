@@ -386,9 +386,11 @@ impl ConsumerBuilder {
                 journal,
                 consumer: name,
                 clock: self.broker.clock(),
+                connections: self.broker.transport().connection_names(),
                 interval: self.beat,
                 queues: tallies,
                 running: staff.running().clone(),
+                health: self.broker.transport().health(),
             };
             beat.start(stop.clone())
         });

@@ -24,6 +24,7 @@ pub(super) struct Tally {
 
 impl Tally {
     pub(super) fn new(concurrency: usize, prefetch: u16) -> Self {
+        let concurrency = concurrency.min(Semaphore::MAX_PERMITS);
         Self {
             prefetch,
             concurrency,

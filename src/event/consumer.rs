@@ -42,16 +42,17 @@ pub enum ConsumerChange {
         #[serde(with = "microseconds")]
         after: Duration,
     },
-    /// The broker takes nothing from it: it is short of memory or disk, say. Tasks go on; their retries wait.
+    /// The broker takes nothing from it: it is short of memory or disk, say. Tasks go on; their retries wait, and so
+    /// does this very event, which can be read once the broker takes something again.
     Blocked {
-        /// What waits, and since when.
+        /// What waits, and for how long.
         reason: String,
     },
     /// The broker takes again what it has.
     Unblocked,
     /// Its shutdown has begun: it takes no more tasks.
     Draining,
-    /// It has stopped.
+    /// It has stopped. All counts are 0 if it was dropped, and not shut down.
     Stopped {
         /// How many tasks ended within its grace period.
         finished: u64,
@@ -81,7 +82,7 @@ pub struct Heartbeat {
     pub interval: Duration,
     /// What it has of each of its queues.
     pub queues: Vec<QueueLoad>,
-    /// What it runs and has run for a while: the oldest 64.
+    /// What it runs and has run for longest, at most 64. What has never waited for anything yet is not among them.
     pub running: Vec<RunningTask>,
 }
 
@@ -94,11 +95,11 @@ pub struct QueueLoad {
     pub queue: String,
     /// How many of its tasks can run at once.
     pub slots: u64,
-    /// How many of those are taken.
+    /// How many of those are taken. What runs in quarantine takes none.
     pub running: u64,
     /// How many of its tasks may be unsettled, in each of its lanes.
     pub prefetch: u64,
-    /// How many are here and wait for a slot.
+    /// How many are here and not started; some may have come since that was last counted, at most one heartbeat ago.
     pub waiting: u64,
     /// How many have succeeded here since it started.
     pub succeeded: u64,

@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::lane::Priority;
 use crate::name::Name;
 use crate::retry::RetryPolicy;
+use crate::tick::Tick;
 use crate::topology::QueueName;
 
 /// What an application has said about a schedule. Two that are equal are the same schedule.
@@ -40,6 +41,13 @@ pub(crate) struct Definition {
 }
 
 impl Definition {
+    /// When it is too late to start the task of a tick that is fired at `now`, both since the Unix epoch.
+    pub(crate) fn deadline(&self, tick: &Tick, now: Duration) -> Option<Duration> {
+        let time = self.deadline_in?;
+        let planned = tick.planned.saturating_add(time);
+        Some(if planned > now { planned } else { now.saturating_add(time) })
+    }
+
     /// A day.
     const MOST_JITTER: Duration = Duration::from_secs(24 * 60 * 60);
 

@@ -87,10 +87,7 @@ fn envelope_of(
 ) -> Envelope {
     let mut rest = Headers::new();
     rest.insert(envelope::SCHEDULE, Value::Table(table));
-    let deadline = tick.as_ref().zip(definition.deadline_in).map(|(tick, time)| {
-        let planned = tick.planned.saturating_add(time);
-        if planned > now { planned } else { now.saturating_add(time) }
-    });
+    let deadline = tick.as_ref().and_then(|tick| definition.deadline(tick, now));
     let mut envelope = Envelope {
         id,
         name: definition.task.clone().into(),

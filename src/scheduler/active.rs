@@ -347,7 +347,14 @@ impl<'a> Active<'a> {
             return Ok(());
         };
         match result {
-            Ok(()) => pending.confirmed(),
+            Ok(()) => {
+                pending.confirmed();
+                if let Some(journal) = self.broker.journal() {
+                    let sent = self.broker.clock().now().saturating_sub(pending.sent.elapsed());
+                    let accepted = pending.accepted(journal.instance().name(), sent);
+                    accepted.into_iter().for_each(|event| journal.record(event));
+                }
+            }
             // Refused, or never sent.
             Err(PublishError::Rejected | PublishError::Unavailable { .. }) => {
                 let wait = REFUSED * 2_u32.pow(pending.refusals.min(6));

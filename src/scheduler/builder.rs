@@ -144,6 +144,7 @@ impl SchedulerBuilder {
         let checked = schedules.into_iter().map(|schedule| Definition::check(schedule, max_payload));
         let definitions: Vec<Definition> = checked.collect::<Result<_>>()?;
         broker.declare(Part::Schedules).await?;
+        broker.declare(Part::History).await?;
         let queues: BTreeSet<_> = definitions.iter().map(|definition| definition.queue.clone()).collect();
         for queue in queues {
             broker.declare(Part::Queue(queue)).await?;

@@ -1,10 +1,15 @@
 //! [`Held`]: one schedule, as the active scheduler holds it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::UNIX_EPOCH;
 
 use tokio::time::Instant;
 
 use crate::cadence::Times;
+use crate::event::TaskChange;
+use crate::event::TaskEvent;
 use crate::schedule::Command;
 use crate::schedule::Doubt;
 use crate::schedule::Entry;
@@ -210,6 +215,28 @@ impl Pending {
     /// Nobody will tell any more whether they have.
     pub(super) fn unknown(&mut self) {
         self.confirm = Confirm::Unknown;
+    }
+
+    /// What `by` has to tell of the task of its tick, if it is one, which was sent at that time, since the Unix epoch.
+    pub(super) fn accepted(&self, by: &Arc<str>, at: Duration) -> Option<TaskEvent> {
+        let tick = self.tick.as_ref()?;
+        let Entry { definition, state } = &*self.next;
+        Some(TaskEvent {
+            id: tick.task_id(state.origin),
+            name: definition.task.clone().into(),
+            queue: definition.queue.text(),
+            lane: None,
+            attempt: 1,
+            at: UNIX_EPOCH + at,
+            by: by.clone(),
+            change: TaskChange::Accepted {
+                priority: definition.priority,
+                due: None,
+                deadline: definition.deadline(tick, at).map(|deadline| UNIX_EPOCH + deadline),
+                schedule: Some(tick.schedule.clone()),
+                again: false,
+            },
+        })
     }
 
     /// The tick whose task may be in its lane or not.

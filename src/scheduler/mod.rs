@@ -277,6 +277,9 @@ impl Candidate {
             redrives_stop.cancel();
             let rest = redrives.join_all();
             let _ = tokio::join!(timeout(LEAVE_TIMEOUT, rest), active.leave(LEAVE_TIMEOUT));
+            if let Some(journal) = self.broker.journal() {
+                journal.flush().await;
+            }
         } else {
             self.report(active.doubts());
         }

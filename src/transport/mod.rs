@@ -54,8 +54,13 @@
 //! - **C18 copies**: the message is routed by its own key and by those in its header `CC`, a list of texts, as one:
 //!   each queue stores it once, however many keys lead there, with the header; it is unroutable, or goes to the
 //!   alternate exchange, only if no key leads anywhere; rejected if any queue refuses it, though others then hold it.
+//! - **C19 health**: once the connection of the consumers of queues is back after a loss, it is told how often that has
+//!   happened, why it was lost and how long it was gone. While publishes wait and none is confirmed for 5 s, though there
+//!   is a connection, publishing is told to have stalled, until one is confirmed or the connection is lost. Nothing is
+//!   told while all is well, and so never in process.
 
 pub mod amqp;
+mod health;
 pub mod in_process;
 mod intercept;
 
@@ -67,6 +72,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::error::Result;
@@ -76,6 +82,9 @@ pub use crate::message::Headers;
 pub use crate::message::Message;
 pub use crate::message::Value;
 pub use crate::name::Name;
+pub use health::Health;
+pub use health::Outage;
+pub(crate) use health::Pulse;
 
 pub(crate) mod sealed {
     /// Only this crate implements [`Transport`](super::Transport).
@@ -112,6 +121,9 @@ pub trait Transport: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     /// [`hold`](Self::hold) consumes): no other handle's is called so, and it keeps the name when it is made anew. Whoever
     /// has the broker close it gives back all that is unsettled (C3), and breaks nothing else. None in process.
     fn connection_names(&self) -> Vec<String>;
+
+    /// How it gets on with its broker, from now on (C19).
+    fn health(&self) -> watch::Receiver<Health>;
 
     /// Ends everything (C11). Idempotent.
     async fn close(&self);

@@ -14,6 +14,8 @@ use taskhare::Lane;
 use taskhare::Priority;
 use taskhare::Producer;
 use taskhare::RetryPolicy;
+use taskhare::Schedule;
+use taskhare::Scheduler;
 use taskhare::TaskChange;
 use taskhare::TaskEvent;
 use taskhare::TaskId;
@@ -176,4 +178,31 @@ async fn a_shutdown_leaves_nothing_untold() {
         ended += usize::from(matches!(&event, Event::Task(event) if event.change.kind().is_end()));
     }
     assert_eq!(ended + usize::try_from(broker.waiting("default").await.unwrap()).unwrap(), enqueued.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tick_is_told_to_be_accepted_as_one_of_its_schedule() {
+    let Setup { broker, _consumer, .. } = setup().await;
+    let mut events = broker.events().kind(Kind::Accepted).kind(Kind::Succeeded).subscribe().await.unwrap();
+    let schedule = Schedule::new("hourly", 3600 * SECOND, Act::Succeed).priority(Priority::Low);
+    let scheduler = Scheduler::builder(&broker).schedule(schedule.deadline_in(60 * SECOND));
+    let _scheduler = scheduler.start().await.unwrap();
+    for _ in 0..2 {
+        let (mut accepted, mut succeeded) = (None, None);
+        while accepted.is_none() || succeeded.is_none() {
+            let Some(Event::Task(event)) = events.next().await else { continue };
+            match event.change.kind() {
+                Kind::Accepted => accepted = Some(event),
+                _ => succeeded = Some(event),
+            }
+        }
+        let (accepted, succeeded) = (accepted.unwrap(), succeeded.unwrap());
+        assert_eq!((accepted.id, &accepted.name), (succeeded.id, &succeeded.name));
+        let TaskChange::Accepted { priority, deadline, schedule, again, .. } = accepted.change else {
+            panic!("{accepted:?}")
+        };
+        assert_eq!((priority, schedule.as_deref(), again), (Priority::Low, Some("hourly"), false));
+        let left = deadline.unwrap().duration_since(accepted.at).unwrap();
+        assert!(left <= 60 * SECOND && left > 59 * SECOND, "{left:?}");
+    }
 }

@@ -1,4 +1,4 @@
-//! The contract of a transport (C1 to C18, see `src/transport/mod.rs`), run against every transport.
+//! The contract of a transport (C1 to C19, see `src/transport/mod.rs`), run against every transport.
 //!
 //! A scenario is an `async fn` that is given a broker with nothing in it. It must hold on RabbitMQ from 3.10 to 4.3, so
 //! it waits for what may take time there, with a limit, and asks for no more than the contract promises.
@@ -38,6 +38,7 @@ mod dead_letter;
 mod declare;
 mod delete;
 mod deliver;
+mod health;
 mod hold;
 mod prefetch;
 mod publish;

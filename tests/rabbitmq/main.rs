@@ -8,6 +8,7 @@ mod dead_letters;
 mod deadline;
 mod delay;
 mod events;
+mod health;
 mod hold;
 mod lanes;
 #[cfg(feature = "limits")]

@@ -25,6 +25,7 @@ use crate::transport::amqp::session::Failure;
 use crate::transport::amqp::session::InRuntime;
 use crate::transport::amqp::session::Session;
 use crate::transport::amqp::session::open_channel;
+use crate::transport::amqp::stall::Stall;
 
 /// How many publishes of one channel may be without a confirm, those included whose callers have given up. Well below
 /// the client's queue of 8192 frames, so that a publish never has to wait there.
@@ -63,6 +64,8 @@ struct Ledger {
     /// The tag before the first pending one.
     base: u64,
     pending: VecDeque<Pending>,
+    /// How many confirms have come.
+    confirms: u64,
     is_dead: bool,
 }
 
@@ -103,6 +106,7 @@ impl Ledger {
 
     /// The broker confirmed `tag`, or all up to it.
     fn confirmed(&mut self, tag: u64, multiple: bool, outcome: &Outcome) {
+        self.confirms += 1;
         let Some(last) = tag.checked_sub(self.base + 1).and_then(|index| usize::try_from(index).ok()) else {
             return;
         };
@@ -228,9 +232,11 @@ impl Confirms {
         self.unconfirmed.is_dead.load(Ordering::Acquire)
     }
 
-    /// Tells those whose time is up.
-    pub(super) fn expire(&self, now: Instant) {
-        self.unconfirmed.ledger.lock().expire(now);
+    /// Tells those whose time is up. Whether the broker confirms nothing.
+    pub(super) fn expire(&self, stall: &mut Stall, now: Instant) -> bool {
+        let mut ledger = self.unconfirmed.ledger.lock();
+        ledger.expire(now);
+        stall.look(ledger.confirms, !ledger.pending.is_empty(), now)
     }
 
     /// Sends; the outcome comes later, soon after `deadline` at the latest.

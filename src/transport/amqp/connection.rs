@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -18,10 +19,15 @@ use crate::name::Name;
 use crate::telemetry;
 use crate::topology::Target;
 use crate::topology::Topology;
+use crate::transport::Outage;
+use crate::transport::Pulse;
 use crate::transport::amqp::declare::DeclareError;
 use crate::transport::amqp::declare::declare;
 use crate::transport::amqp::options::Options;
 use crate::transport::amqp::session::Session;
+
+/// The role of the connection whose losses are told (C19).
+pub(super) const CONSUMES: &str = "consume";
 
 /// What all connections of one broker handle share.
 #[derive(Debug)]
@@ -36,6 +42,7 @@ pub(super) struct Shared {
     /// Tasks that send what was settled.
     pub(super) settling: TaskTracker,
     last_loss: Lock<Option<String>>,
+    pub(super) pulse: Pulse,
     /// Index into the options' endpoints: where the last connection succeeded, or the one after the last failure.
     endpoint: AtomicUsize,
 }
@@ -49,6 +56,7 @@ impl Shared {
             closed: CancellationToken::new(),
             settling: TaskTracker::new(),
             last_loss: Lock::default(),
+            pulse: Pulse::default(),
             endpoint: AtomicUsize::new(0),
         }
     }
@@ -185,7 +193,7 @@ impl Link {
 
     async fn supervise(&self, mut session: Option<Session>) {
         let closed = &self.shared.closed;
-        let mut failures = 0;
+        let (mut failures, mut loss) = (0, None::<(Instant, String)>);
         while !closed.is_cancelled() {
             let next = match session.take() {
                 Some(session) => Some(session),
@@ -193,6 +201,9 @@ impl Link {
             };
             let Some(live) = next.map(Arc::new) else { break };
             self.current.send_replace(Current::Up(live.clone()));
+            if let Some((since, why)) = loss.take().filter(|_| self.role == CONSUMES) {
+                self.shared.pulse.reconnected(Outage { reason: why.into(), time: since.elapsed() });
+            }
             tokio::select! {
                 () = live.health().lost() => {}
                 () = closed.cancelled() => live.close().await,
@@ -203,7 +214,8 @@ impl Link {
                 let why = live.health().why();
                 tracing::warn!(broker.role = self.role, reason = why, "connection lost");
                 telemetry::connection_lost(self.role);
-                self.shared.lost(why);
+                self.shared.lost(why.clone());
+                loss = Some((Instant::now(), why));
             }
             // What dies at once may die at once again: a message that cannot be decoded, a user without permissions.
             failures = if live.age() > self.shared.options.longest_backoff { 0 } else { failures + 1 };

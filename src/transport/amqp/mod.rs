@@ -24,6 +24,7 @@ mod publisher;
 mod refusal;
 mod session;
 mod settle;
+mod stall;
 mod subscription;
 mod tenure;
 mod url;
@@ -34,18 +35,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::error::Error;
 use crate::error::Result;
 use crate::name::Name;
 use crate::topology::Topology;
+use crate::transport::Health;
 use crate::transport::Publish;
 use crate::transport::PublishError;
 use crate::transport::Subscribe;
 use crate::transport::Subscription;
 use crate::transport::Tenure;
 use crate::transport::Transport;
+use crate::transport::amqp::connection::CONSUMES;
 use crate::transport::amqp::connection::Link;
 use crate::transport::amqp::connection::Shared;
 use crate::transport::amqp::declare::DeclareError;
@@ -89,7 +93,7 @@ impl Amqp {
         options.check()?;
         let shared = Arc::new(Shared::new(options));
         let publishing = Link::new("publish", shared.clone());
-        let consuming = Link::new("consume", shared.clone());
+        let consuming = Link::new(CONSUMES, shared.clone());
         let reading = Link::new("read", shared.clone());
         let scheduling = Link::new("schedule", shared.clone());
         let publisher = Publisher::new(shared.clone(), publishing.clone());
@@ -185,6 +189,10 @@ impl Transport for Amqp {
 
     fn connection_names(&self) -> Vec<String> {
         vec![self.consuming.name()]
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        self.shared.pulse.watch()
     }
 
     async fn close(&self) {

@@ -15,6 +15,7 @@ use tokio::time::timeout_at;
 
 use crate::transport::Publish;
 use crate::transport::PublishError;
+use crate::transport::Pulse;
 use crate::transport::amqp::confirms::Confirms;
 use crate::transport::amqp::confirms::NotSent;
 use crate::transport::amqp::confirms::Outcome;
@@ -22,6 +23,7 @@ use crate::transport::amqp::connection::Link;
 use crate::transport::amqp::connection::Shared;
 use crate::transport::amqp::properties;
 use crate::transport::amqp::refusal;
+use crate::transport::amqp::stall::Stall;
 
 /// How often the broker may close the channel over a publish before it is the publish's fault for good.
 const MOST_REFUSALS: u32 = 3;
@@ -237,11 +239,14 @@ impl Publisher {
     }
 }
 
-/// Tells publishes when their time is up: one timer for all of them.
-async fn expire_until_dead(channel: &Confirms) {
+/// Tells publishes when their time is up, and `pulse` when the broker confirms none: one timer for all of them.
+async fn expire_until_dead(channel: &Confirms, pulse: &Pulse) {
+    let mut stall = Stall::new(Instant::now());
     while timeout(EXPIRY, channel.dead()).await.is_err() {
-        channel.expire(Instant::now());
+        let is_stalled = channel.expire(&mut stall, Instant::now());
+        pulse.stalls(is_stalled.then_some(Stall::AFTER));
     }
+    pulse.stalls(None);
 }
 
 /// Sees to it that there is a channel.
@@ -259,7 +264,7 @@ impl Keeper {
             if let Ok(channel) = Confirms::open(&session).await {
                 let channel = Arc::new(channel);
                 self.put(Current::Live(channel.clone()));
-                expire_until_dead(&channel).await;
+                expire_until_dead(&channel, &self.shared.pulse).await;
             }
             self.put(Current::Down);
             // Channels that die at once: somebody publishes what the broker refuses. Others should not suffer for it,

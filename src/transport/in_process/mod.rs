@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio::time::timeout_at;
 use tokio_util::task::AbortOnDropHandle;
@@ -40,6 +41,7 @@ use crate::lock::Lock;
 use crate::message::Message;
 use crate::name::Name;
 use crate::topology::Topology;
+use crate::transport::Health;
 use crate::transport::Publish;
 use crate::transport::PublishError;
 use crate::transport::Subscribe;
@@ -117,6 +119,11 @@ impl Transport for InProcess {
 
     fn connection_names(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// It never changes.
+    fn health(&self) -> watch::Receiver<Health> {
+        watch::Sender::default().subscribe()
     }
 
     async fn close(&self) {
