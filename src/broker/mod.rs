@@ -38,8 +38,8 @@ const URL_VARIABLE: &str = "AMQP_URL";
 
 /// A broker: RabbitMQ, or its double inside this process. Cheap to clone; clones share connections.
 ///
-/// Towards RabbitMQ it holds at most four connections, opened when first needed: to publish, to consume, to read streams
-/// and to schedule. So an alarm, which stops RabbitMQ from reading a publishing connection, does not hold up
+/// Towards RabbitMQ it holds at most five connections, opened when first needed: to publish, to consume, to read streams,
+/// to schedule, and to tell of tasks, which waits for no other publishes. So an alarm, which stops RabbitMQ from reading a publishing connection, does not hold up
 /// acknowledgements, and trouble with a stream, for which it closes the connection, costs no tasks. All are
 /// re-established for ever, until [`close`](Self::close).
 ///

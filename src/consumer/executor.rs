@@ -157,6 +157,8 @@ impl Executor {
             let Some((name, handler)) = self.registry.get(&envelope.name) else {
                 return Box::pin(self.sequel.bury_unknown(delivery, envelope)).await;
             };
+            // What is told of it has this name, and need not copy it.
+            envelope.name = name.into();
             let unfinished = Unfinished { id: envelope.id, name, aborted: &self.aborted };
             let redelivered = delivery.redelivered || envelope.returned > 0;
             let ctx = self.context(&envelope, name, redelivered);

@@ -101,6 +101,11 @@ pub trait Transport: sealed::Sealed + fmt::Debug + Send + Sync + 'static {
     /// one and publishes again, with the same message id. The message is kept by the caller until its fate is known.
     async fn publish(&self, publish: &Publish, timeout: Duration) -> Result<(), PublishError>;
 
+    /// The same beside all other publishes (C2): it waits behind none of them, and holds up none.
+    async fn publish_apart(&self, publish: &Publish, timeout: Duration) -> Result<(), PublishError> {
+        self.publish(publish, timeout).await
+    }
+
     /// Starts to consume (C3).
     async fn subscribe(&self, subscribe: Subscribe) -> Result<Box<dyn Subscription>>;
 

@@ -3,6 +3,7 @@
 //! ```text
 //!   Amqp ─┬─ publisher ── confirms (a channel) ─┬─ Link "publish" ── Session ── Session ── … (amqprs' connections)
 //!         ├─ declare, depth ────────────────────┤
+//!         ├─ teller ── confirms ────────────────── Link "tell" ── Session ── …
 //!         └─ subscription ── settle (a channel) ┼─ Link "consume" ── Session ── …
 //!                            … of a stream       ├─ Link "read" ── Session ── …
 //!         tenure ── both, over one channel ──────┴─ Link "schedule" ── Session ── …
@@ -72,7 +73,10 @@ pub struct Amqp {
     /// For channels that consume and publish: under an alarm RabbitMQ does not read it, and acks must still arrive over
     /// the one that only consumes.
     scheduling: Arc<Link>,
+    /// For events: one that enqueues keeps its connection busy for longer than a task may wait for its end to be told.
+    telling: Arc<Link>,
     publisher: Publisher,
+    teller: Publisher,
 }
 
 impl fmt::Debug for Amqp {
@@ -96,8 +100,10 @@ impl Amqp {
         let consuming = Link::new(CONSUMES, shared.clone());
         let reading = Link::new("read", shared.clone());
         let scheduling = Link::new("schedule", shared.clone());
+        let telling = Link::new("tell", shared.clone());
         let publisher = Publisher::new(shared.clone(), publishing.clone());
-        let amqp = Self { shared, publishing, consuming, reading, scheduling, publisher };
+        let teller = Publisher::new(shared.clone(), telling.clone());
+        let amqp = Self { shared, publishing, consuming, reading, scheduling, telling, publisher, teller };
         amqp.publishing.connect().await?;
         Ok(amqp)
     }
@@ -151,6 +157,10 @@ impl Transport for Amqp {
         self.publisher.publish(publish, timeout).await
     }
 
+    async fn publish_apart(&self, publish: &Publish, timeout: Duration) -> Result<(), PublishError> {
+        self.teller.publish(publish, timeout).await
+    }
+
     async fn subscribe(&self, subscribe: Subscribe) -> Result<Box<dyn Subscription>> {
         let link = if subscribe.start.is_some() { &self.reading } else { &self.consuming };
         let start = Consumer::start(self.shared.clone(), link.clone(), subscribe);
@@ -199,11 +209,11 @@ impl Transport for Amqp {
         // Lets subscriptions send what was settled before their connection ends, and no other channel take the place of
         // the publisher's.
         self.shared.closing.cancel();
-        let channel = self.publisher.close();
+        let channels = [self.publisher.close(), self.teller.close()];
         self.shared.settling.close();
         let settled = async {
             let goodbye = async {
-                if let Some(channel) = channel {
+                for channel in channels.into_iter().flatten() {
                     channel.close().await;
                 }
             };
@@ -216,7 +226,8 @@ impl Transport for Amqp {
                 self.publishing.finished(),
                 self.consuming.finished(),
                 self.reading.finished(),
-                self.scheduling.finished()
+                self.scheduling.finished(),
+                self.telling.finished()
             )
         };
         let _ = timeout(Duration::from_secs(5), finished).await;
@@ -228,6 +239,7 @@ impl Drop for Amqp {
         // In the order of `close`, and for its reasons.
         self.shared.closing.cancel();
         self.publisher.close();
+        self.teller.close();
         self.shared.closed.cancel();
     }
 }
