@@ -15,7 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["management", "name", "message", "clock", "lane", "outcome", "retry"],
     &["cadence"],
     &["task", "failures"],
-    &["tick"],
+    &["tick", "progress"],
     &["topology", "handler", "envelope", "reply"],
     &["schedule", "event", "telemetry"],
     &["watch", "stats"],
