@@ -40,7 +40,6 @@ use crate::lane::Lane;
 use crate::lock::Lock;
 use crate::outcome::DeadReason;
 use crate::outcome::Outcome;
-use crate::reply::Reply;
 use crate::retry::RetryPolicy;
 use crate::route::Home;
 use crate::task::TaskId;
@@ -244,7 +243,7 @@ impl Executor {
 
     /// Tells who waits for the end of a task.
     async fn tell(&self, envelope: &Envelope, output: Vec<u8>) {
-        self.sequel.reply(envelope, Reply::Succeeded(output)).await;
+        self.sequel.reply_output(envelope, output).await;
         self.sequel.release(envelope).await;
     }
 
