@@ -7,6 +7,7 @@ use taskhare::Outcome;
 use taskhare::Producer;
 use taskhare::Standing;
 use taskhare::Task;
+use taskhare::TaskChange;
 use taskhare::TaskId;
 use taskhare::transport::Value;
 
@@ -19,9 +20,9 @@ const EVENTS: u16 = 1_000;
 const GAP: Duration = Duration::from_secs(7);
 
 #[derive(serde::Serialize, serde::Deserialize)]
-struct Step(u64);
+struct Steps(u64);
 
-impl Task for Step {
+impl Task for Steps {
     const NAME: &'static str = "step";
     type Output = ();
 }
@@ -30,10 +31,13 @@ async fn connect(url: &str) -> Broker {
     Broker::connect(url).await.unwrap()
 }
 
-/// Stays until it is told how many steps there are, a progress event for each.
+/// Takes so many milliseconds, in ten steps.
 async fn stepper(broker: &Broker) -> Consumer {
-    let builder = Consumer::builder(broker).handler_fn(|task: Step, _| async move {
-        tokio::time::sleep(Duration::from_millis(task.0)).await;
+    let builder = Consumer::builder(broker).handler_fn(|task: Steps, ctx| async move {
+        for step in 1..=10 {
+            tokio::time::sleep(Duration::from_millis(task.0 / 10)).await;
+            ctx.progress(step, 10, "");
+        }
         Ok(())
     });
     builder.start().await.unwrap()
@@ -82,9 +86,9 @@ async fn a_status_reads_the_history_from_the_beginning_of_the_task_to_its_end() 
     let _consumer = stepper(&broker).await;
     write_others(&broker, "before").await;
     tokio::time::sleep(GAP).await;
-    let done = producer.enqueue(Step(0)).await.unwrap().id();
-    let timeless = producer.enqueue(Step(0)).id(TaskId::from_u128(7)).await.unwrap().id();
-    let waiting = producer.enqueue(Step(0)).delay(Duration::from_secs(3600)).await.unwrap().id();
+    let done = producer.enqueue(Steps(0)).await.unwrap().id();
+    let timeless = producer.enqueue(Steps(0)).id(TaskId::from_u128(7)).await.unwrap().id();
+    let waiting = producer.enqueue(Steps(0)).delay(Duration::from_secs(3600)).await.unwrap().id();
     let asker = connect(&url).await;
     let mut life = asker.follow(done).await.unwrap();
     while life.next().await.is_some() {}
@@ -108,7 +112,7 @@ async fn a_life_is_followed_from_another_process_over_connections_that_are_lost(
     let (broker, asker) = (connect(&url).await, connect(&url).await);
     let producer = Producer::builder(&broker).build().await.unwrap();
     let _consumer = stepper(&broker).await;
-    let id = producer.enqueue(Step(3_000)).await.unwrap().id();
+    let id = producer.enqueue(Steps(3_000)).await.unwrap().id();
     let mut life = asker.follow(id).await.unwrap();
     let mut kinds = vec![life.next().await.unwrap().change.kind()];
     let management = TestBroker::shared().await.unwrap().management();
@@ -121,4 +125,22 @@ async fn a_life_is_followed_from_another_process_over_connections_that_are_lost(
     assert_eq!(kinds.last(), Some(&Kind::Succeeded), "{kinds:?}");
     assert!(kinds.contains(&Kind::Accepted) && kinds.contains(&Kind::Started), "{kinds:?}");
     assert_eq!(life.state().map(|state| &state.standing), Some(&Standing::Done(Outcome::Succeeded)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn progress_is_seen_in_another_process_in_order() {
+    let url = TestBroker::shared().await.unwrap().fresh_vhost().await.unwrap();
+    let (broker, asker) = (connect(&url).await, connect(&url).await);
+    let producer = Producer::builder(&broker).build().await.unwrap();
+    let _consumer = stepper(&broker).await;
+    let id = producer.enqueue(Steps(2_000)).await.unwrap().id();
+    let mut life = asker.follow(id).await.unwrap();
+    let mut steps = Vec::new();
+    while let Some(event) = tokio::time::timeout(PATIENCE, life.next()).await.expect("it ends") {
+        if let TaskChange::Progress { done, total: Some(10), .. } = event.change {
+            steps.push(done);
+        }
+    }
+    assert!(steps.is_sorted() && steps.len() > 1, "{steps:?}");
+    assert_eq!(steps.last(), Some(&10), "{steps:?}");
 }
