@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde::Serialize;
 use taskhare::Broker;
 use taskhare::Consumer;
+use taskhare::DeadReason;
 use taskhare::Error;
 use taskhare::Producer;
 use taskhare::Task;
@@ -57,7 +58,8 @@ async fn main() -> taskhare::Result<()> {
     let stopped = producer.enqueue(Notify { takes: 60 * SECOND }).deadline_in(2 * SECOND).await?;
     let unstarted = producer.enqueue(Notify { takes: SECOND }).deadline_in(2 * SECOND).await?;
     println!("{}", done.output().await?);
-    for (task, expected) in [(stopped, "expired-running"), (unstarted, "expired-unstarted")] {
+    for (task, expected) in [(stopped, DeadReason::ExpiredRunning), (unstarted, DeadReason::ExpiredUnstarted)]
+    {
         let error = task.output().await.expect_err("it is too late");
         println!("{error}");
         assert!(matches!(error, Error::Failed { reason, .. } if reason == expected));

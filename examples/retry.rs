@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde::Serialize;
 use taskhare::Broker;
 use taskhare::Consumer;
+use taskhare::DeadReason;
 use taskhare::Error;
 use taskhare::Producer;
 use taskhare::RetryPolicy;
@@ -57,7 +58,7 @@ async fn main() -> taskhare::Result<()> {
     let policy = RetryPolicy::fixed(Duration::from_millis(200)).within(Duration::from_millis(300));
     let failed = producer.enqueue(Charge { cents: 995 }).retry(policy).await?.output().await;
     println!("{failed:?}");
-    assert!(matches!(failed, Err(Error::Failed { reason, .. }) if reason == "time-exhausted"));
+    assert!(matches!(failed, Err(Error::Failed { reason, .. }) if reason == DeadReason::TimeExhausted));
 
     consumer.shutdown().await; // by now the dead letters are confirmed
     assert_eq!(broker.dead(Charge::QUEUE).await?, dead_before + 2);

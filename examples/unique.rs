@@ -62,7 +62,7 @@ async fn main() -> taskhare::Result<()> {
         producer.enqueue(report("August")).unique("report 7").on_duplicate(OnDuplicate::Replace).await?;
     assert_eq!(newer.output().await?, "August");
     let replaced = first.output().await;
-    assert!(matches!(replaced, Err(Error::Failed { reason, .. }) if reason == "cancelled"));
+    assert!(matches!(replaced, Err(Error::Cancelled { .. })));
 
     // What waits can be cancelled by its id, or rescheduled: here it runs now.
     let unwanted = producer.enqueue(report("September")).delay(second).await?;
@@ -71,7 +71,7 @@ async fn main() -> taskhare::Result<()> {
     let now = producer.reschedule(early.id(), report("October")).await?;
     assert_eq!(now.output().await?, "October");
     let cancelled = unwanted.output().await;
-    assert!(matches!(cancelled, Err(Error::Failed { reason, .. }) if reason == "cancelled"));
+    assert!(matches!(cancelled, Err(Error::Cancelled { .. })));
 
     consumer.shutdown().await;
     broker.close().await;

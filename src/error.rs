@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::outcome::DeadReason;
+
 /// What everything in this crate returns.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -271,10 +273,32 @@ pub enum Error {
     Failed {
         /// The task.
         id: String,
-        /// The [`DeadReason`](crate::DeadReason), as text.
-        reason: String,
+        /// Why.
+        reason: DeadReason,
         /// Its last error.
         error: String,
+    },
+
+    /// There will be no output: the task was cancelled.
+    #[error("task {id} was cancelled: {reason}")]
+    Cancelled {
+        /// The task.
+        id: String,
+        /// What it was doing.
+        reason: String,
+    },
+
+    /// The task has succeeded, and its output is over the limit of what a message may carry.
+    #[error(
+        "task {id} has succeeded, but its output has {size} bytes, and the limit is {limit}; store large data elsewhere and return its address"
+    )]
+    OutputTooLarge {
+        /// The task.
+        id: String,
+        /// The encoded size of its output, in bytes.
+        size: usize,
+        /// The limit of its consumer ([`max_payload`](crate::BrokerBuilder::max_payload)), in bytes.
+        limit: usize,
     },
 
     /// The task was not enqueued: its deadline has passed, or is not after the time when it is due.

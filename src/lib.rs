@@ -102,6 +102,7 @@ mod message;
 mod name;
 mod outcome;
 mod producer;
+mod progress;
 mod reply;
 mod retry;
 mod route;

@@ -5,10 +5,12 @@
 //! | body | the output, as MessagePack, if the task succeeded |
 //! | `correlation-id` | the task's id |
 //! | `type` | `taskhare.output` |
-//! | `taskhare-reason` | why the task is dead; absent: it succeeded |
+//! | `taskhare-reason` | why the task is dead, or `cancelled`, or `output-too-large`; absent: it succeeded |
 //! | `taskhare-error` | its last error |
+//! | `taskhare-size`, `taskhare-limit` | how many bytes an output has that is too large, and may have |
 
 use crate::message::Message;
+use crate::message::Value;
 use crate::outcome::DeadReason;
 use crate::task::TaskId;
 
@@ -17,6 +19,10 @@ const REASON: &str = "taskhare-reason";
 const ERROR: &str = "taskhare-error";
 /// The reason of a task that was cancelled. There is no dead letter of it.
 const CANCELLED: &str = "cancelled";
+/// The reason of a task that has succeeded, with more to tell than a message may carry.
+const TOO_LARGE: &str = "output-too-large";
+const SIZE: &str = "taskhare-size";
+const LIMIT: &str = "taskhare-limit";
 
 /// The end of one task.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,26 +30,48 @@ pub(crate) enum Reply {
     /// Its output, encoded.
     Succeeded(Vec<u8>),
     /// Why it is dead.
-    Dead { reason: String, error: String },
+    Dead { reason: DeadReason, error: String },
+    /// What it was doing.
+    Cancelled { error: String },
+    /// It succeeded; in bytes.
+    TooLarge { size: usize, limit: usize },
 }
 
 impl Reply {
     pub(crate) fn dead(reason: DeadReason, error: &str) -> Self {
-        Self::Dead { reason: reason.as_str().to_owned(), error: error.to_owned() }
+        Self::Dead { reason, error: error.to_owned() }
     }
 
     pub(crate) fn cancelled(error: &str) -> Self {
-        Self::Dead { reason: CANCELLED.to_owned(), error: error.to_owned() }
+        Self::Cancelled { error: error.to_owned() }
+    }
+
+    /// The output, if it is no larger than it may be.
+    pub(crate) fn succeeded(output: Vec<u8>, limit: usize) -> Self {
+        match output.len() {
+            size if size > limit => Self::TooLarge { size, limit },
+            _ => Self::Succeeded(output),
+        }
     }
 
     pub(crate) fn seal(self, id: TaskId) -> Message {
         let mut message =
             Message { kind: Some(KIND.into()), correlation_id: Some(id.to_string()), ..Message::default() };
+        let headers = &mut message.headers;
         match self {
             Self::Succeeded(output) => message.body = output,
             Self::Dead { reason, error } => {
-                message.headers.insert(REASON, reason);
-                message.headers.insert(ERROR, error);
+                headers.insert(REASON, reason.as_str());
+                headers.insert(ERROR, error);
+            }
+            Self::Cancelled { error } => {
+                headers.insert(REASON, CANCELLED);
+                headers.insert(ERROR, error);
+            }
+            Self::TooLarge { size, limit } => {
+                headers.insert(REASON, TOO_LARGE);
+                headers.insert(SIZE, size as u64);
+                headers.insert(LIMIT, limit as u64);
             }
         }
         message
@@ -55,10 +83,18 @@ impl Reply {
             return None;
         }
         let id = message.correlation_id?.parse().ok()?;
-        let text = |name| message.headers.get(name).and_then(|value| value.as_text()).map(str::to_owned);
-        let reply = match text(REASON) {
+        let value = |name| message.headers.get(name);
+        let error = || value(ERROR).and_then(Value::as_text).unwrap_or_default().to_owned();
+        let size = |name| value(name).and_then(Value::as_unsigned).unwrap_or_default() as usize;
+        let reply = match value(REASON).map(|reason| reason.as_text().unwrap_or_default()) {
             None => Self::Succeeded(message.body),
-            Some(reason) => Self::Dead { reason, error: text(ERROR).unwrap_or_default() },
+            Some(CANCELLED) => Self::Cancelled { error: error() },
+            Some(TOO_LARGE) => Self::TooLarge { size: size(SIZE), limit: size(LIMIT) },
+            // As dead letters are read: what a later release may say is no reason that we know.
+            Some(reason) => Self::Dead {
+                reason: DeadReason::parse(reason).unwrap_or(DeadReason::Foreign),
+                error: error(),
+            },
         };
         Some((id, reply))
     }
@@ -71,7 +107,12 @@ mod tests {
     #[test]
     fn what_is_sealed_is_opened_the_same() {
         let id = TaskId::new();
-        for reply in [Reply::Succeeded(vec![1, 2]), Reply::dead(DeadReason::Rejected, "no such image")] {
+        for reply in [
+            Reply::succeeded(vec![1, 2], 2),
+            Reply::succeeded(vec![1, 2, 3], 2),
+            Reply::dead(DeadReason::Rejected, "no such image"),
+            Reply::cancelled("it waited"),
+        ] {
             assert_eq!(Reply::open(reply.clone().seal(id)), Some((id, reply)));
         }
         assert_eq!(Reply::open(Message::default()), None);

@@ -11,11 +11,12 @@ use std::path::Path;
 
 /// Bottom to top. A module may name only modules in layers below its own, or in its own folder.
 const LAYERS: &[&[&str]] = &[
+    &["outcome"],
     &["error", "hook", "lock", "instance", "url"],
-    &["management", "name", "message", "clock", "lane", "outcome", "retry"],
+    &["management", "name", "message", "clock", "lane", "retry"],
     &["cadence"],
     &["task", "failures"],
-    &["tick"],
+    &["tick", "progress"],
     &["topology", "handler", "envelope", "reply"],
     &["schedule", "event", "telemetry"],
     &["watch", "stats"],

@@ -240,12 +240,17 @@ mod tests {
 
     /// An attempt that starts now enters.
     fn enter(running: &Running, id: TaskId) -> (Entry<'_>, oneshot::Receiver<CancelReason>) {
-        let surroundings =
-            Surroundings { queue: "mail".into(), clock: Clock::tokio(), shutdown: CancellationToken::new() };
+        let surroundings = Surroundings {
+            queue: "mail".into(),
+            clock: Clock::tokio(),
+            shutdown: CancellationToken::new(),
+            tell: None,
+        };
         let ctx = TaskContext::new(handler::Attempt {
             id,
             name: "send",
             surroundings: Arc::new(surroundings),
+            lane: None,
             priority: Priority::Normal,
             number: 2,
             redelivered: false,
@@ -253,6 +258,7 @@ mod tests {
             deadline: None,
             tick: None,
             cancellation: Cancellation::default(),
+            progress: handler::Progress::default(),
         });
         let longest = Some(Duration::from_secs(9));
         running.enter(&ctx, Limits { started: Instant::now(), timeout: None, longest })

@@ -33,13 +33,13 @@ use crate::failures::FailedAttempt;
 use crate::handler::Attempt;
 use crate::handler::CancelReason;
 use crate::handler::Cancellation;
+use crate::handler::Progress;
 use crate::handler::Surroundings;
 use crate::handler::TaskContext;
 use crate::lane::Lane;
 use crate::lock::Lock;
 use crate::outcome::DeadReason;
 use crate::outcome::Outcome;
-use crate::reply::Reply;
 use crate::retry::RetryPolicy;
 use crate::route::Home;
 use crate::task::TaskId;
@@ -123,7 +123,8 @@ impl Executor {
         sequel: Arc<Sequel>,
         shutdown: CancellationToken,
     ) -> Self {
-        let surroundings = Surroundings { queue: queue.text(), clock: broker.clock(), shutdown };
+        let tell = sequel.feedback().tell();
+        let surroundings = Surroundings { queue: queue.text(), clock: broker.clock(), shutdown, tell };
         Self {
             registry: staff.registry.clone(),
             running: staff.running.clone(),
@@ -161,7 +162,7 @@ impl Executor {
             envelope.name = name.into();
             let unfinished = Unfinished { id: envelope.id, name, aborted: &self.aborted };
             let redelivered = delivery.redelivered || envelope.returned > 0;
-            let ctx = self.context(&envelope, name, redelivered);
+            let ctx = self.context(&envelope, name, lane, redelivered);
             if ctx.remaining().is_some_and(|left| left.is_zero()) {
                 return unfinished.finish(Box::pin(self.expire(delivery, envelope)).await);
             }
@@ -174,10 +175,12 @@ impl Executor {
             let mut begun = feedback.begin(lane, redelivered, longest);
             let attempt = self.running.run(handler, &envelope.payload, &ctx, limits, &observation, || {
                 feedback.started(&envelope, &mut begun);
+                ctx.open_progress();
                 self.renewal.keep(&mut delivery, &envelope)
             });
             let ended = attempt.await;
             observation.ran();
+            ctx.end_progress(|| feedback.started(&envelope, &mut begun));
             let outcome = match ended {
                 Ok(output) => {
                     if envelope.is_awaited() {
@@ -212,11 +215,18 @@ impl Executor {
         std::mem::take(&mut *self.aborted.lock())
     }
 
-    fn context(&self, envelope: &Envelope, name: &'static str, redelivered: bool) -> TaskContext {
+    fn context(
+        &self,
+        envelope: &Envelope,
+        name: &'static str,
+        lane: Option<Lane>,
+        redelivered: bool,
+    ) -> TaskContext {
         TaskContext::new(Attempt {
             id: envelope.id,
             name,
             surroundings: self.surroundings.clone(),
+            lane,
             priority: envelope.priority,
             number: envelope.attempt,
             redelivered,
@@ -224,6 +234,7 @@ impl Executor {
             deadline: envelope.deadline,
             tick: envelope.tick.clone(),
             cancellation: Cancellation::default(),
+            progress: Progress::default(),
         })
     }
 
@@ -234,7 +245,7 @@ impl Executor {
 
     /// Tells who waits for the end of a task.
     async fn tell(&self, envelope: &Envelope, output: Vec<u8>) {
-        self.sequel.reply(envelope, Reply::Succeeded(output)).await;
+        self.sequel.reply_output(envelope, output).await;
         self.sequel.release(envelope).await;
     }
 

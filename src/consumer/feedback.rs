@@ -11,8 +11,10 @@ use crate::envelope::Envelope;
 use crate::event::TaskChange;
 use crate::event::TaskEvent;
 use crate::failures::excerpt;
+use crate::handler::Tell;
 use crate::journal::Journal;
 use crate::lane::Lane;
+use crate::progress::Report;
 use crate::topology::QueueName;
 use crate::transport::Delivery;
 
@@ -68,6 +70,25 @@ impl Feedback {
         {
             journal.record(event);
         }
+    }
+
+    /// What tells how far attempts are; `None`: nobody wants to know.
+    pub(super) fn tell(&self) -> Option<Tell> {
+        let Self { journal, by, queue, tally: _, clock } = self.clone();
+        let journal = journal?;
+        Some(Tell::new(move |attempt, report| {
+            let Report { done, total, note, .. } = report;
+            journal.record(TaskEvent {
+                id: attempt.id,
+                name: attempt.name.into(),
+                queue: queue.clone(),
+                lane: attempt.lane,
+                attempt: attempt.number,
+                at: UNIX_EPOCH + clock.now(),
+                by: by.clone(),
+                change: TaskChange::Progress { done: *done, total: *total, note: note.clone() },
+            });
+        }))
     }
 
     /// Tells that a task is done, and acknowledges its message when that is written.

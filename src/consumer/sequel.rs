@@ -265,20 +265,18 @@ impl Sequel {
         }
     }
 
+    /// Tells the enqueuer what the task returned, if it wants to know.
+    pub(super) async fn reply_output(&self, envelope: &Envelope, output: Vec<u8>) {
+        self.reply(envelope, Reply::succeeded(output, self.broker.max_payload())).await;
+    }
+
     /// Tells the enqueuer, if it wants to know. A lost output loses no task, so failures are only logged.
-    pub(super) async fn reply(&self, envelope: &Envelope, reply: Reply) {
+    async fn reply(&self, envelope: &Envelope, reply: Reply) {
         let Some(key) = envelope.reply_to.as_deref() else {
             return;
         };
         let Ok(key) = Name::new("reply key", key) else {
             return;
-        };
-        let reply = match reply {
-            Reply::Succeeded(output) if output.len() > self.broker.max_payload() => Reply::Dead {
-                reason: "output-too-large".to_owned(),
-                error: format!("its output has {} bytes", output.len()),
-            },
-            reply => reply,
         };
         let message = reply.seal(envelope.id);
         let publish = Publish { exchange: self.outputs.clone(), key, mandatory: false, message };

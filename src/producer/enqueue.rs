@@ -396,7 +396,12 @@ impl<T: Task> Enqueued<T> {
     ///   after its deadline no consumer has told of it, that is taken for
     ///   [`ExpiredInQueue`](DeadReason::ExpiredInQueue): wrongly so if it runs in a consumer whose
     ///   [`cancel_grace`](crate::ConsumerBuilder::cancel_grace) is longer.
+    /// - [`Error::Cancelled`].
+    /// - [`Error::OutputTooLarge`]: the task is done. An output may be as large as a payload:
+    ///   [`max_payload`](crate::BrokerBuilder::max_payload), by default 1 MiB.
+    /// - [`Error::Decode`]: this program expects another output than the handler has returned.
     /// - [`Error::Timeout`]: it is not done yet, or its output was lost with a broker node.
+    ///   [`Broker::status`](crate::Broker::status) tells which.
     /// - [`Error::NoOutput`]: none was asked for, because [`Task::Output`] is `()` or of
     ///   [`without_output`](Enqueue::without_output).
     pub async fn output_within(self, limit: Duration) -> Result<T::Output> {
@@ -409,12 +414,14 @@ impl<T: Task> Enqueued<T> {
         match tokio::time::timeout(wait, expected.reply()).await {
             Err(_) if silence.is_some_and(|silence| silence <= limit) => Err(Error::Failed {
                 id,
-                reason: DeadReason::ExpiredInQueue.to_string(),
+                reason: DeadReason::ExpiredInQueue,
                 error: "its deadline has passed, and no consumer has told of it".to_owned(),
             }),
             Err(_) => Err(Error::Timeout { action: format!("output of task {id}"), waited: limit }),
             Ok(None) => Err(Error::Closed),
             Ok(Some(Reply::Dead { reason, error })) => Err(Error::Failed { id, reason, error }),
+            Ok(Some(Reply::Cancelled { error })) => Err(Error::Cancelled { id, reason: error }),
+            Ok(Some(Reply::TooLarge { size, limit })) => Err(Error::OutputTooLarge { id, size, limit }),
             Ok(Some(Reply::Succeeded(output))) => {
                 envelope::decode(&output).map_err(|source| Error::Decode { task: T::NAME.to_owned(), source })
             }

@@ -46,7 +46,7 @@ async fn a_cancelled_task_does_not_start_and_its_enqueuer_hears_of_it() {
     producer.cancel(delayed.id()).await.unwrap();
     producer.cancel(counted.id()).await.unwrap();
     let error = counted.output_within(2 * MINUTE).await.unwrap_err();
-    assert!(matches!(&error, Error::Failed { reason, .. } if reason == "cancelled"), "{error:?}");
+    assert!(matches!(&error, Error::Cancelled { .. }), "{error:?}");
     let seen = actor.wait_for(1).await;
     assert_eq!(seen.iter().map(|seen| seen.id).collect::<Vec<_>>(), [other.id()]);
     nothing_is_left(&broker).await;

@@ -60,7 +60,7 @@ async fn consumer(broker: &Broker, actor: &Actor) -> Consumer {
 
 fn failed(result: Result<u32, Error>) -> String {
     match result {
-        Err(Error::Failed { reason, .. }) => reason,
+        Err(Error::Failed { reason, .. }) => reason.to_string(),
         other => panic!("{other:?}"),
     }
 }

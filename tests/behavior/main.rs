@@ -16,6 +16,7 @@ mod lanes;
 mod limits;
 mod long;
 mod output;
+mod progress;
 mod quarantine;
 mod retry;
 mod schedule;

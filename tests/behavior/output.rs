@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use taskhare::Broker;
 use taskhare::Consumer;
+use taskhare::DeadReason;
 use taskhare::Error;
+use taskhare::Outcome;
 use taskhare::Producer;
+use taskhare::Standing;
 use taskhare::Task;
 use taskhare::TaskError;
 
@@ -18,6 +21,15 @@ struct Double(u64);
 impl Task for Double {
     const NAME: &'static str = "double";
     type Output = u64;
+}
+
+/// A text of so many bytes.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Repeat(usize);
+
+impl Task for Repeat {
+    const NAME: &'static str = "repeat";
+    type Output = String;
 }
 
 async fn doubler(broker: &Broker) -> Consumer {
@@ -58,7 +70,7 @@ async fn a_dead_task_says_why() {
     let producer = Producer::builder(&broker).build().await.unwrap();
     let error = producer.enqueue(Double(0)).await.unwrap().output().await.unwrap_err();
     let Error::Failed { reason, error, .. } = &error else { panic!("{error}") };
-    assert_eq!((reason.as_str(), error.as_str()), ("rejected", "nothing to double"));
+    assert_eq!((*reason, error.as_str()), (DeadReason::Rejected, "nothing to double"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -80,4 +92,21 @@ async fn a_task_that_returns_nothing_has_no_output() {
     let producer = Producer::builder(&broker).build().await.unwrap();
     let error = producer.enqueue(Act::Succeed).await.unwrap().output().await.unwrap_err();
     assert!(matches!(error, Error::NoOutput { .. }), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_output_that_is_too_large_is_refused_and_its_task_is_done() {
+    let broker = Broker::builder().max_payload(100).in_process().unwrap();
+    let consumer =
+        Consumer::builder(&broker).handler_fn(|task: Repeat, _| async move { Ok("x".repeat(task.0)) });
+    let _consumer = consumer.start().await.unwrap();
+    let producer = Producer::builder(&broker).build().await.unwrap();
+    assert_eq!(producer.enqueue(Repeat(97)).await.unwrap().output().await.unwrap().len(), 97);
+    let enqueued = producer.enqueue(Repeat(1_000)).await.unwrap();
+    let id = enqueued.id();
+    let error = enqueued.output().await.unwrap_err();
+    assert!(matches!(&error, Error::OutputTooLarge { size: 1_003, limit: 100, .. }), "{error:?}");
+    let mut life = broker.follow(id).await.unwrap();
+    while life.next().await.is_some() {}
+    assert_eq!(life.state().map(|state| &state.standing), Some(&Standing::Done(Outcome::Succeeded)));
 }

@@ -39,7 +39,7 @@ async fn producer(broker: &Broker) -> Producer {
 
 async fn failed(task: taskhare::Enqueued<Wait>) -> String {
     match task.output().await {
-        Err(TaskhareError::Failed { reason, .. }) => reason,
+        Err(TaskhareError::Failed { reason, .. }) => reason.to_string(),
         other => panic!("{other:?}"),
     }
 }

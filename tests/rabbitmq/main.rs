@@ -24,6 +24,7 @@ mod quarantine;
 mod raw;
 mod reconnect;
 mod schedule;
+mod status;
 mod stream;
 mod subscribe;
 mod tasks;
