@@ -244,7 +244,14 @@ async fn a_requeued_task_is_enqueued_afresh_and_keeps_what_is_its_own() {
     left.sort_unstable();
     assert_eq!(
         left,
-        ["taskhare-due", "taskhare-enqueued-at", "taskhare-hold", "taskhare-max-attempts", "tenant"]
+        [
+            "taskhare-due",
+            "taskhare-enqueued-at",
+            "taskhare-hold",
+            "taskhare-max-attempts",
+            "taskhare-redriven",
+            "tenant"
+        ]
     );
     assert_eq!((delivery.message.reply_to.as_deref(), delivery.message.expiration), (None, None));
     delivery.ack();
