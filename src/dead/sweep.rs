@@ -13,7 +13,6 @@ use super::DeadLetters;
 use super::TRIES;
 use super::scan::Scan;
 use super::scan::Seen;
-use crate::envelope::Envelope;
 use crate::error::Error;
 use crate::error::Result;
 use crate::event::TaskChange;
@@ -263,26 +262,9 @@ async fn publish(letters: &DeadLetters, letter: DeadLetter) -> Result<()> {
     let (broker, now) = (&letters.broker, letters.broker.clock().now());
     let envelope = letter.revive(now)?;
     let id = envelope.id;
-    if let Some(journal) = broker.journal() {
-        // Told before it can start.
-        journal.confirm([redriven(journal, &envelope, &queue, now)]).await;
-    }
     let publish = broker.route(queue.clone()).publish(envelope, now);
     let published = broker.transport().publish(&publish, PUBLISH_TIMEOUT).await;
     published.map_err(|error| route::refused(error, id, &queue))
-}
-
-fn redriven(journal: &Journal, envelope: &Envelope, queue: &QueueName, now: Duration) -> TaskEvent {
-    TaskEvent {
-        id: envelope.id,
-        name: envelope.name.clone(),
-        queue: queue.text(),
-        lane: None,
-        attempt: envelope.attempt,
-        at: UNIX_EPOCH + now,
-        by: journal.instance().name().clone(),
-        change: TaskChange::Redriven,
-    }
 }
 
 impl fmt::Debug for Sweep {

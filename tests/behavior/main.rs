@@ -29,3 +29,4 @@ mod status;
 mod support;
 mod timeout;
 mod unique;
+mod watch;
