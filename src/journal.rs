@@ -450,6 +450,7 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use async_trait::async_trait;
+    use tokio::sync::watch;
 
     use super::*;
     use crate::error::Result;
@@ -458,6 +459,7 @@ mod tests {
     use crate::message::Message;
     use crate::task::TaskId;
     use crate::transport::Delivery;
+    use crate::transport::Health;
     use crate::transport::Settle;
     use crate::transport::Settlement;
     use crate::transport::Subscribe;
@@ -525,6 +527,10 @@ mod tests {
         }
 
         fn connection_names(&self) -> Vec<String> {
+            unimplemented!()
+        }
+
+        fn health(&self) -> watch::Receiver<Health> {
             unimplemented!()
         }
 

@@ -106,6 +106,11 @@ impl SchedulerBuilder {
         self
     }
 
+    #[cfg(test)]
+    pub(super) fn watch(&mut self) -> &mut Watch {
+        &mut self.watch
+    }
+
     /// From when on there is an [`Alert`].
     pub fn thresholds(mut self, thresholds: Thresholds) -> Self {
         self.watch.thresholds = thresholds;

@@ -45,6 +45,8 @@ use crate::watch::Thresholds;
 const LOOK_BACK: Duration = Duration::from_secs(60);
 /// How often it looks at the table, at least.
 const PERIOD: Duration = Duration::from_secs(1);
+/// … and at most, as it may not know what o'clock it will be then.
+const LONGEST_REST: Duration = Duration::from_secs(60 * 60);
 /// How long a marker may take to be written and read. If it takes longer, consumers could tell nothing either.
 const PROMPT: Duration = Duration::from_secs(1);
 /// How long one that is not written is tried.
@@ -138,12 +140,12 @@ impl Lookout {
     async fn tick(&mut self) -> Option<Instant> {
         let now = self.now();
         self.tell(|table| table.tick(now)).await;
-        let (silence, is_quiet) = {
+        let (silence, rest) = {
             let table = self.table.lock();
             let table = table.as_ref()?;
-            (table.next(), table.is_quiet())
+            (table.next(), table.rest(now.time))
         };
-        let usual = (!is_quiet).then(|| now.instant + PERIOD);
+        let usual = rest.map(|rest| now.instant + rest.clamp(PERIOD, LONGEST_REST));
         if silence.is_some_and(|silence| silence <= now.instant) {
             self.ask(now.instant);
             return Some(now.instant + PERIOD);
@@ -253,5 +255,166 @@ impl Drop for Lookout {
 impl fmt::Debug for Watch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Watch").field("thresholds", &self.thresholds).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::broker::Part;
+    use crate::event::ConsumerChange;
+    use crate::event::ConsumerEvent;
+    use crate::event::Heartbeat;
+    use crate::event::Kind;
+    use crate::event::Standing;
+    use crate::scheduler::Scheduler;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A scheduler, and consumers of which there is nothing but what they tell.
+    struct Lab {
+        broker: Broker,
+        scheduler: Scheduler,
+        alerts: Arc<Lock<Vec<(Duration, Alert)>>>,
+        started: Instant,
+    }
+
+    impl Lab {
+        async fn new(watch: impl FnOnce(&mut Watch)) -> Self {
+            let broker = Broker::in_process();
+            broker.declare(Part::History).await.unwrap();
+            let (alerts, started) = (Arc::<Lock<Vec<(Duration, Alert)>>>::default(), Instant::now());
+            let told = alerts.clone();
+            let mut builder = Scheduler::builder(&broker)
+                .on_alert(move |alert| told.lock().push((started.elapsed(), alert.clone())));
+            watch(builder.watch());
+            let scheduler = builder.start().await.unwrap();
+            sleep(SECOND / 10).await;
+            Self { broker, scheduler, alerts, started }
+        }
+
+        fn now(&self) -> std::time::SystemTime {
+            UNIX_EPOCH + self.broker.clock().now()
+        }
+
+        fn beat(&self, consumer: &str, running: &[TaskId]) {
+            let running = running.iter().map(|id| RunningTask {
+                id: *id,
+                name: "send".to_owned(),
+                queue: "mail".to_owned(),
+                attempt: 1,
+                age: SECOND,
+                limit: None,
+            });
+            let heartbeat = Heartbeat {
+                interval: SECOND,
+                connections: vec![format!("connection of {consumer}")],
+                running: running.collect(),
+                ..Heartbeat::default()
+            };
+            self.broker.journal().unwrap().announce(ConsumerEvent {
+                consumer: consumer.into(),
+                at: self.now(),
+                change: ConsumerChange::Alive(Box::new(heartbeat)),
+            });
+        }
+
+        fn start(&self, id: TaskId, consumer: &str, limit: Option<Duration>) {
+            self.broker.journal().unwrap().record(TaskEvent {
+                id,
+                name: "send".into(),
+                queue: "mail".into(),
+                lane: None,
+                attempt: 1,
+                at: self.now(),
+                by: consumer.into(),
+                change: TaskChange::Started { waited: SECOND, delayed: false, redelivered: false, limit },
+            });
+        }
+
+        /// What was told so far, and when at the latest, in whole seconds.
+        fn told(&self) -> Vec<(u64, &'static str)> {
+            let name = |alert: &Alert| match alert {
+                Alert::ConsumerSilent { .. } => "silent",
+                Alert::ConsumerBack { .. } => "back",
+                Alert::TaskLost { .. } => "lost",
+                Alert::TaskRedelivered { .. } => "redelivered",
+                Alert::TaskOverdue { .. } => "overdue",
+                _ => "other",
+            };
+            let alerts = self.alerts.lock();
+            alerts.iter().map(|(at, alert)| (at.as_secs_f64().ceil() as u64, name(alert))).collect()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_consumer_that_says_nothing_any_more_is_known_within_two_heartbeats_and_its_tasks_are_traced() {
+        let lab = Lab::new(|_| {}).await;
+        let id = TaskId::new();
+        lab.beat("a:1", &[]);
+        lab.start(id, "a:1", None);
+        let last = lab.started.elapsed();
+        sleep(2 * SECOND).await;
+        assert_eq!(lab.told(), [(2, "silent"), (2, "lost")]);
+        assert!(lab.alerts.lock()[0].0 - last < 2 * SECOND);
+        assert_eq!(lab.scheduler.consumers().len(), 1);
+        assert!(matches!(lab.scheduler.tasks()[0].standing, Standing::Lost { .. }));
+        lab.start(id, "b:1", None);
+        sleep(SECOND).await;
+        assert_eq!(lab.told()[2..], [(3, "redelivered")]);
+        let mut lost =
+            lab.broker.events().from_start().kind(Kind::Lost).until_now().subscribe().await.unwrap();
+        assert!(lost.next().await.is_some());
+        assert!(lost.next().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_becomes_active_knows_what_was_told_before() {
+        let lab = Lab::new(|_| {}).await;
+        let second = Scheduler::builder(&lab.broker).start().await.unwrap();
+        let id = TaskId::new();
+        lab.beat("a:1", &[]);
+        lab.start(id, "a:1", None);
+        sleep(SECOND / 2).await;
+        assert!(second.tasks().is_empty(), "it is not active");
+        lab.scheduler.shutdown().await;
+        sleep(SECOND / 2).await;
+        assert!(second.is_active());
+        assert_eq!(second.tasks().len(), 1);
+        assert_eq!(second.consumers().len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_connections_of_a_consumer_whose_task_is_overdue_are_closed() {
+        let closed = Arc::<Lock<Vec<String>>>::default();
+        let all = closed.clone();
+        let lab = Lab::new(move |watch| {
+            watch.thresholds = Thresholds::default().overdue(2 * SECOND);
+            watch.close = Some(Arc::new(move |connections, _| {
+                all.lock().extend(connections);
+                Box::pin(std::future::ready(()))
+            }));
+        })
+        .await;
+        let id = TaskId::new();
+        lab.start(id, "a:1", Some(SECOND));
+        for _ in 0..6 {
+            lab.beat("a:1", &[id]);
+            sleep(SECOND).await;
+        }
+        assert_eq!(lab.told().len(), 1, "{:?}", lab.told());
+        assert_eq!(*closed.lock(), ["connection of a:1"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_nothing_is_told_time_may_pass_for_nothing() {
+        let lab = Lab::new(|_| {}).await;
+        let year = 365 * 24 * 60 * 60 * SECOND;
+        let (before, real) = (lab.started.elapsed(), std::time::Instant::now());
+        sleep(year).await;
+        assert!(lab.started.elapsed() - before >= year);
+        assert!(real.elapsed() < 20 * SECOND, "it wakes up all the time");
     }
 }

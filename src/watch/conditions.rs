@@ -37,6 +37,10 @@ impl Conditions {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether anything is wrong with that queue.
     pub(super) fn any(&self, queue: &str) -> bool {
         self.0.keys().any(|(other, _)| **other == *queue)

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::SystemTime;
 
 use tokio::time::Instant;
 
@@ -117,9 +118,13 @@ impl Table {
         alerts
     }
 
-    /// Whether only consumers can give cause for an alert, as long as nothing is told.
-    pub(crate) fn is_quiet(&self) -> bool {
-        self.queues.is_empty() && self.doubts.is_empty() && !self.tasks.any_running()
+    /// How long it may be until the next [`tick`](Self::tick), if nothing is told; `None`: for ever.
+    pub(crate) fn rest(&self, now: SystemTime) -> Option<Duration> {
+        if !self.doubts.is_empty() || !self.conditions.is_empty() || self.tasks.any_running() {
+            return Some(Duration::ZERO);
+        }
+        let first = self.queues.values().filter_map(|queue| queue.waiting.first()).min()?;
+        Some(first.duration_since(now).unwrap_or_default())
     }
 
     /// When the next consumer is silent, if it says nothing until then.
@@ -452,7 +457,6 @@ fn over<T: PartialOrd>(value: Option<T>, limit: Option<T>) -> Option<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
     use std::time::UNIX_EPOCH;
 
     use super::*;

@@ -40,11 +40,15 @@ impl Waiting {
         self.beyond = self.beyond.filter(|(_, last)| due < *last).map(|(first, last)| (first.max(due), last));
     }
 
+    /// When the first one is due, or was.
+    pub(super) fn first(&self) -> Option<SystemTime> {
+        let known = self.oldest.first().map(|(due, _)| *due);
+        known.into_iter().chain(self.beyond.map(|(first, _)| first)).min()
+    }
+
     /// Since when the one waits that has waited for longest.
     pub(super) fn oldest(&self, now: SystemTime) -> Option<SystemTime> {
-        let known = self.oldest.first().map(|(due, _)| *due);
-        let beyond = self.beyond.map(|(first, _)| first);
-        known.into_iter().chain(beyond).min().filter(|due| *due <= now)
+        self.first().filter(|due| *due <= now)
     }
 
     /// Forgets all of them, and says which they were.

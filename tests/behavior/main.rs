@@ -30,3 +30,4 @@ mod status;
 mod support;
 mod timeout;
 mod unique;
+mod watch;

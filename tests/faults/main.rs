@@ -28,4 +28,5 @@ mod run;
 mod schedules;
 mod schedules_cluster;
 mod ticks;
+mod watch;
 mod worker;

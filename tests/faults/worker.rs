@@ -28,7 +28,7 @@ use crate::ticks::Plan;
 use crate::ticks::Ran;
 
 /// `producer`, `consumer`, `retrier` (a consumer of [`Flaky`] tasks), `fated` (one of [`Fated`] ones), `waiter` (one of [`Later`] ones), `victim`,
-/// `classic victim`, `scheduler` or `ticker` (a consumer of [`Tock`] tasks).
+/// `classic victim`, `dozer` (a consumer whose tasks take for ever), `scheduler` or `ticker` (a consumer of [`Tock`] tasks).
 pub const ROLE: &str = "TASKHARE_FAULTS_ROLE";
 /// The broker.
 pub const URL: &str = "TASKHARE_FAULTS_URL";
@@ -51,6 +51,9 @@ pub const PREFETCH: u16 = 128;
 const ENQUEUE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Whoever takes longer to shut down than this hangs.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
+
+/// How often a dozing consumer says that it is alive.
+pub const BEAT: Duration = Duration::from_secs(2);
 
 /// What a long task takes.
 pub const LONG: Duration = Duration::from_secs(12);
@@ -139,6 +142,7 @@ async fn process() {
         "retrier" => retry(&broker, at_a_time).await,
         "fated" => meet_fate(&broker, at_a_time).await,
         "digger" => dig(&broker, at_a_time).await,
+        "dozer" => doze(&broker, at_a_time).await,
         "waiter" => wait(&broker, at_a_time).await,
         "scheduler" => schedule(&broker, &Plan::parse(&std::env::var(PLAN).unwrap())).await,
         "ticker" => tick(&broker, at_a_time).await,
@@ -182,6 +186,15 @@ async fn consume(broker: &Broker, at_a_time: usize) {
         })
         .prefetch(PREFETCH)
         .shutdown_grace(Duration::from_secs(5));
+    run(builder, at_a_time).await;
+}
+
+/// Its tasks take for ever. Says often that it is alive.
+async fn doze(broker: &Broker, at_a_time: usize) {
+    let builder = Consumer::builder(broker)
+        .handler_fn(|_: Count, _| async { std::future::pending().await })
+        .beat_every(BEAT)
+        .shutdown_grace(Duration::ZERO);
     run(builder, at_a_time).await;
 }
 

@@ -94,13 +94,14 @@ async fn what_the_broker_takes_out_by_itself_is_told_once_and_is_in_the_dead_let
     other.close().await;
     let undeliverable = broker.undeliverable();
     eventually("it is undeliverable", async || undeliverable.count().await.unwrap() == 1).await;
-    let read = Subscribe {
-        start: Some(taskhare::transport::Start::First),
-        ..subscribe("taskhare.history", 100)
-    };
+    let read =
+        Subscribe { start: Some(taskhare::transport::Start::First), ..subscribe("taskhare.history", 100) };
     let mut raw = broker.transport().subscribe(read).await.unwrap();
     while let Ok(Some(d)) = tokio::time::timeout(SILENCE, raw.next()).await {
-        println!("RAW {:?} {:?} {:?} {:?}", d.message.id, d.message.kind, d.message.headers, d.message.timestamp);
+        println!(
+            "RAW {:?} {:?} {:?} {:?}",
+            d.message.id, d.message.kind, d.message.headers, d.message.timestamp
+        );
         d.ack();
     }
     let mut ends: Vec<_> = history(&broker).await;
