@@ -44,6 +44,7 @@
 //! | `broker.consumer` | a consumer, by its tag |
 //! | `broker.code` | the code with which the broker closed something |
 //! | `action` | what was tried |
+//! | `missed` | what an application was not told, because it does not keep up |
 //!
 //! # Traces
 //!
