@@ -35,7 +35,8 @@ impl<T: fmt::Debug + Send + 'static> Hook<T> {
 
     pub(crate) fn tell(&self, what: T) {
         if let Err(mpsc::error::TrySendError::Full(what)) = self.sender.try_send(what) {
-            tracing::warn!(missed = ?what, "`{}` does not keep up: it is not told of this one", self.name);
+            let name = self.name;
+            tracing::warn!(missed = ?what, "`{name}` does not keep up: it is not told of this one");
         }
     }
 }

@@ -658,7 +658,6 @@ mod tests {
         }
         let counts: Vec<usize> = fake.numbers().iter().map(Vec::len).collect();
         let times = fake.times(start);
-        println!("{counts:?} {times:?}");
         assert_eq!(counts[..3], [1, 1, CROWD], "at once");
         assert!(times[3] >= times[2] + PACE, "{times:?}");
         assert!(counts.contains(&(EAGER + 1)) || counts.contains(&EAGER), "{counts:?}");
