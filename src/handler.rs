@@ -131,7 +131,9 @@ pub(crate) struct Surroundings {
 }
 
 /// Tells how far an attempt is.
-pub(crate) struct Tell(Box<dyn Fn(&Attempt, &Report) + Send + Sync>);
+pub(crate) struct Tell(Box<Telling>);
+
+type Telling = dyn Fn(&Attempt, &Report) + Send + Sync;
 
 impl Tell {
     pub(crate) fn new(tell: impl Fn(&Attempt, &Report) + Send + Sync + 'static) -> Self {
