@@ -80,5 +80,5 @@ pub enum Alert {
         queue: Arc<str>,
     },
     /// Such an alert holds no more.
-    Resolved(Box<Alert>),
+    Resolved(Box<Self>),
 }

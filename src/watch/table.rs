@@ -192,10 +192,10 @@ impl Table {
             TaskChange::Started { .. } | TaskChange::Progress { .. } => {
                 alerts.extend(self.consumers.heard(&event.by, now.instant));
             }
-            TaskChange::HandedBack => {
-                if self.doubts.get(&event.id).is_some_and(|doubt| doubt.from == event.by) {
-                    self.doubts.remove(&event.id);
-                }
+            TaskChange::HandedBack
+                if self.doubts.get(&event.id).is_some_and(|doubt| doubt.from == event.by) =>
+            {
+                self.doubts.remove(&event.id);
             }
             // By another scheduler, or it is back meanwhile.
             TaskChange::Lost { consumer } if self.consumers.is_there(consumer) => return alerts,
