@@ -82,7 +82,10 @@ async fn a_killed_consumer_is_known_within_two_heartbeats_and_its_tasks_are_trac
     }
     assert_eq!(lost, ids);
 
-    let handler = |_: Count, _: taskhare::TaskContext| async { Ok(sleep(Duration::from_secs(1)).await) };
+    let handler = |_: Count, _: taskhare::TaskContext| async {
+        sleep(Duration::from_secs(1)).await;
+        Ok(())
+    };
     let heir = Consumer::builder(&broker).handler_fn(handler).start().await.unwrap();
     let mut found = BTreeSet::<TaskId>::new();
     while found.len() < TASKS as usize {
