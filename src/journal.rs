@@ -496,6 +496,10 @@ mod tests {
 
     #[async_trait]
     impl Transport for Fake {
+        fn connection_names(&self) -> Vec<String> {
+            Vec::new()
+        }
+
         async fn declare(&self, _: &Topology) -> Result<()> {
             self.declares.fetch_add(1, Ordering::Relaxed);
             *self.answer.lock() = Answer::default();
@@ -647,7 +651,6 @@ mod tests {
         }
         let counts: Vec<usize> = fake.numbers().iter().map(Vec::len).collect();
         let times = fake.times(start);
-        println!("{counts:?} {times:?}");
         assert_eq!(counts[..3], [1, 1, CROWD], "at once");
         assert!(times[3] >= times[2] + PACE, "{times:?}");
         assert!(counts.contains(&(EAGER + 1)) || counts.contains(&EAGER), "{counts:?}");
