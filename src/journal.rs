@@ -530,10 +530,6 @@ mod tests {
             Err(PublishError::Unconfirmed { waited: timeout, last_loss: None })
         }
 
-        fn connection_names(&self) -> Vec<String> {
-            unimplemented!()
-        }
-
         fn health(&self) -> watch::Receiver<Health> {
             unimplemented!()
         }

@@ -109,9 +109,13 @@ impl Running {
     pub(super) fn cancel(&self, id: TaskId, reason: CancelReason) -> bool {
         let mut entries = self.entries.lock();
         let attempts = entries.attempts.range_mut((id, 0)..=(id, u64::MAX));
-        let cancels = attempts.filter_map(|(_, attempt)| attempt.cancel.take());
-        // It may have ended in this instant.
-        cancels.map(|cancel| cancel.send(reason)).count() > 0
+        let mut is_any = false;
+        for cancel in attempts.filter_map(|(_, attempt)| attempt.cancel.take()) {
+            is_any = true;
+            // It may have ended in this instant.
+            let _ = cancel.send(reason);
+        }
+        is_any
     }
 
     /// The oldest `most` of them, the oldest first.
