@@ -499,6 +499,10 @@ mod tests {
 
     #[async_trait]
     impl Transport for Fake {
+        fn connection_names(&self) -> Vec<String> {
+            Vec::new()
+        }
+
         async fn declare(&self, _: &Topology) -> Result<()> {
             self.declares.fetch_add(1, Ordering::Relaxed);
             *self.answer.lock() = Answer::default();

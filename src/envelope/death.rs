@@ -68,6 +68,26 @@ pub(crate) fn last_queue(headers: &Headers) -> Option<&str> {
     newest(headers)?.get("queue")?.as_text()
 }
 
+/// Where and why the broker has taken it out of a queue first: queue and reason.
+pub(crate) fn first_death(headers: &Headers) -> Option<(&str, &str)> {
+    let text = |name| headers.get(name).and_then(Value::as_text);
+    Some((text("x-first-death-queue")?, text("x-first-death-reason")?))
+}
+
+/// The queue it is to go to after a wait.
+pub(crate) fn bound_for(headers: &Headers) -> Option<&str> {
+    headers.get(QUEUE)?.as_text()
+}
+
+/// Writes down where, why and when the broker has taken it out of a queue.
+pub(crate) fn set_death(headers: &mut Headers, queue: &str, reason: &str, at: Duration) {
+    let mut death = Headers::new();
+    death.insert("queue", queue);
+    death.insert("reason", reason);
+    death.insert("time", Value::Timestamp(at.as_secs()));
+    headers.insert("x-death", Value::List(vec![Value::Table(death)]));
+}
+
 /// A message for the dead letters: as it was, with why, when and where from.
 pub(crate) fn dead_letter(
     mut message: Message,

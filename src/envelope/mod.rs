@@ -56,10 +56,13 @@ use crate::task::TaskId;
 use crate::tick::Tick;
 
 pub(crate) use death::Death;
+pub(crate) use death::bound_for;
 pub(crate) use death::buried_from;
 pub(crate) use death::dead_letter;
 pub(crate) use death::expired_at;
+pub(crate) use death::first_death;
 pub(crate) use death::last_queue;
+pub(crate) use death::set_death;
 
 /// With the version. Most tasks have no header at all: a table, even of one entry, costs both ends more than all of the
 /// properties.

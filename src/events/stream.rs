@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::Context;
 use std::task::Poll;
 use std::time::Duration;
+use std::time::UNIX_EPOCH;
 
 use futures_util::Stream;
 
@@ -44,6 +45,8 @@ pub struct EventStream {
     end: Option<String>,
     ready: VecDeque<Event>,
     offset: u64,
+    /// When the last thing that was read of happened, since the Unix epoch.
+    latest: Duration,
     messages: u64,
     /// It has come to the end.
     is_over: bool,
@@ -65,6 +68,7 @@ impl EventStream {
             end,
             ready: VecDeque::new(),
             offset: 0,
+            latest: Duration::ZERO,
             messages: 0,
             is_over: false,
         })
@@ -140,6 +144,7 @@ impl EventStream {
 
     fn take(&mut self, mut delivery: Delivery) {
         self.offset = delivery.offset.unwrap_or_default();
+        let exchange = delivery.exchange.take();
         let message = std::mem::take(&mut delivery.message);
         delivery.ack();
         let filter = &self.filter;
@@ -155,10 +160,16 @@ impl EventStream {
                     if missing > 0 {
                         tell(Event::Missed(missing));
                     }
+                    if let Some(Event::Task(last)) = batch.events.last() {
+                        self.latest = self.latest.max(last.at.duration_since(UNIX_EPOCH).unwrap_or_default());
+                    }
                     batch.events.into_iter().for_each(tell);
                 }
             },
-            None => letter::event(message, &self.names).map(Event::Task).into_iter().for_each(tell),
+            None => {
+                let event = letter::event(message, exchange.as_deref(), self.latest, &self.names);
+                event.map(Event::Task).into_iter().for_each(tell);
+            }
         }
     }
 }

@@ -13,7 +13,8 @@ impl Delivery {
         let Self { redelivered, returned, offset, arrived, tag, .. } = self;
         let message = self.message.clone();
         let settle = Intercept(Lock::new(Some((self, settle))));
-        Self { message, redelivered, returned, offset, arrived, tag, settle: Some(Arc::new(settle)) }
+        let settle: Option<Arc<dyn Settle>> = Some(Arc::new(settle));
+        Self { message, redelivered, returned, offset, exchange: None, arrived, tag, settle }
     }
 }
 

@@ -222,7 +222,8 @@ pub enum Start {
     /// With what was published so long ago. RabbitMQ finds it no more exactly than to the messages stored at once, and
     /// to the second.
     Ago(Duration),
-    /// With the message at this place, or the next one there is.
+    /// With the message at this place, or the next one there is. At most one beyond the last: further out RabbitMQ may
+    /// deliver nothing until the stream is so long.
     Offset(u64),
 }
 
@@ -293,6 +294,8 @@ pub struct Delivery {
     pub returned: u32,
     /// Where it lies in its stream, which ascends; `None` if it came from another queue.
     pub offset: Option<u64>,
+    /// The exchange it was published to, of what lies in a stream of RabbitMQ.
+    pub exchange: Option<Box<str>>,
     /// For its receiver to note when it came, at the latest.
     pub arrived: Option<Instant>,
     tag: u64,
@@ -326,6 +329,7 @@ impl Delivery {
             redelivered: false,
             returned: 0,
             offset: None,
+            exchange: None,
             arrived: None,
             tag,
             settle: Some(settle),
@@ -406,7 +410,7 @@ impl Drop for Delivery {
 
 impl fmt::Debug for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { message, redelivered, returned, offset, arrived: _, tag, settle: _ } = self;
+        let Self { message, redelivered, returned, offset, exchange: _, arrived: _, tag, settle: _ } = self;
         f.debug_struct("Delivery")
             .field("message", message)
             .field("redelivered", redelivered)

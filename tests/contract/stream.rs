@@ -115,16 +115,14 @@ async fn a_reader_from_an_offset_sees_that_message_and_all_after_it(broker: &Bro
 }
 
 async fn a_reader_from_beyond_the_end_sees_what_comes_next(broker: &Broker) {
-    for beyond in [1, 1_000] {
-        let route = open_stream(broker).await;
-        publish_all(broker, &route, &["a", "b"]).await;
-        let last = take(&mut read(broker, &route.queue, Start::First, 10).await, 2).await;
-        let start = Start::Offset(last[1].offset.unwrap() + beyond);
-        let mut reader = read(broker, &route.queue, start, 10).await;
-        nothing(&mut reader).await;
-        publish_all(broker, &route, &["c", "d"]).await;
-        assert_eq!(consume(&mut reader, 2).await, ["c", "d"], "{beyond}");
-    }
+    let route = open_stream(broker).await;
+    publish_all(broker, &route, &["a", "b"]).await;
+    let last = take(&mut read(broker, &route.queue, Start::First, 10).await, 2).await;
+    let start = Start::Offset(last[1].offset.unwrap() + 1);
+    let mut reader = read(broker, &route.queue, start, 10).await;
+    nothing(&mut reader).await;
+    publish_all(broker, &route, &["c", "d"]).await;
+    assert_eq!(consume(&mut reader, 2).await, ["c", "d"]);
 }
 
 async fn a_reader_from_an_offset_that_is_gone_begins_with_the_oldest(broker: &Broker) {

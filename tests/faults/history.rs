@@ -23,8 +23,8 @@ use taskhare::testing::TestBroker;
 use tokio::task::JoinHandle;
 
 use crate::process::Process;
-use crate::run::FAST;
 use crate::run::Run;
+use crate::run::SLOW;
 use crate::worker::Fate;
 use crate::worker::Fated;
 use crate::worker::PREFETCH;
@@ -33,6 +33,8 @@ use crate::worker::PREFETCH;
 const DEFAULT_COUNT: u32 = 4_000;
 /// `20000` for the full size.
 const COUNT: &str = "TASKHARE_FAULTS_HISTORY";
+/// How many are on their way at a time.
+const ENQUEUED: usize = 64;
 /// A stream that was declared in the last seconds before its only node is killed is of no use afterwards.
 const SETTLED: Duration = Duration::from_secs(12);
 const ENQUEUE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -130,7 +132,7 @@ struct Case<'a> {
 
 impl<'a> Case<'a> {
     async fn new(broker: &'a TestBroker, wait: Duration) -> Self {
-        let (run, count) = (Run::new(broker, FAST).await, count());
+        let (run, count) = (Run::new(broker, SLOW).await, count());
         let broker = Broker::connect(&run.url).await.unwrap();
         let producer = Producer::builder(&broker).timeout(ENQUEUE_TIMEOUT).build().await.unwrap();
         let live = read_live(broker.events().subscribe().await.unwrap(), count);
@@ -140,7 +142,7 @@ impl<'a> Case<'a> {
                 let task = producer.enqueue(Fated { number }).id(id(number));
                 task.retry(RetryPolicy::fixed(Duration::from_millis(200))).into_future()
             };
-            let mut enqueued = stream::iter((0..count).map(enqueue)).buffer_unordered(FAST.enqueued);
+            let mut enqueued = stream::iter((0..count).map(enqueue)).buffer_unordered(ENQUEUED);
             while let Some(enqueued) = enqueued.next().await {
                 enqueued.unwrap();
             }
@@ -255,6 +257,8 @@ async fn the_history_survives_the_end_of_every_connection_five_times() -> Result
     let management = case.run.broker.management();
     for part in 1..=5 {
         case.until_done(part, 8).await;
+        let are_there = async |_: &_| !management.connections(&case.run.vhost).await.unwrap().is_empty();
+        case.run.until("connections are there to be closed", are_there).await;
         let closed = management.close_connections(&case.run.vhost).await?;
         case.run.note(&format!("{closed} connections are closed"));
     }

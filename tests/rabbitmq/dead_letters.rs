@@ -367,9 +367,9 @@ async fn a_delayed_task_whose_queue_is_gone_is_found_with_the_reason() {
     let id = producer.enqueue(Count(5)).queue("late").delay(delay).await.unwrap().id();
     let management = TestBroker::shared().await.unwrap().management();
     let vhost = vhost_of(&url).unwrap();
-    management.delete_queue(&vhost, "taskhare.late.normal").await.unwrap();
+    // It would declare the queue again with its next connection.
     broker.close().await;
-    // Another process: this one would declare the queue again with its next connection.
+    management.delete_queue(&vhost, "taskhare.late.normal").await.unwrap();
     let operator = Broker::connect(&url).await.unwrap();
     let letters = operator.undeliverable();
     eventually("it is there", async || letters.count().await.unwrap() == 1).await;

@@ -225,6 +225,7 @@ impl Live {
         delivery.redelivered = deliver.redelivered();
         delivery.returned = returned;
         delivery.offset = offset.and_then(|offset| offset.as_unsigned());
+        delivery.exchange = is_stream.then(|| deliver.exchange().as_str().into());
         Some(delivery)
     }
 
