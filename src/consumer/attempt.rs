@@ -1,7 +1,8 @@
-//! [`Limits`] of an attempt, and [`Running`], those that wait for something, which can be cancelled: its token is cancelled at its deadline, at
-//! its timeout or when somebody asks for it; after the grace period its handler is dropped, wherever it waits.
+//! [`Limits`] of an attempt, and [`Running`], the attempts under way. Once one waits for something it can be cancelled: its
+//! token is cancelled at its deadline, at its timeout or when somebody asks for it; after the grace period its handler is
+//! dropped, wherever it waits.
 //!
-//! A handler that is done at its first poll meets none of this and pays nothing for it.
+//! A handler that is done at its first poll, where many before it were (`pace`), meets none of this and pays nothing for it.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -81,10 +82,10 @@ impl Running {
         handler: &dyn Handler,
         payload: &[u8],
         ctx: &TaskContext,
-        limits: Limits,
-        observation: &Observation,
+        supervision: Supervision<'_>,
         keep: impl FnOnce() -> K + Send,
     ) -> Result<Vec<u8>, RunError> {
+        let Supervision { limits, observation, entered } = supervision;
         let handling = AssertUnwindSafe(observation.around(handler.run(payload, ctx))).catch_unwind();
         let mut handling = pin!(handling.map(|ended| match ended {
             Ok(result) => result,
@@ -96,7 +97,7 @@ impl Running {
                 let supervised = Box::pin(async {
                     tokio::select! {
                         biased;
-                        ended = self.supervise(handling, ctx, limits) => ended,
+                        ended = self.supervise(handling, ctx, limits, entered) => ended,
                         never = keep() => match never {},
                     }
                 });
@@ -136,8 +137,9 @@ impl Running {
         mut handling: Pin<&mut (impl Future<Output = Result<Vec<u8>, RunError>> + Send)>,
         ctx: &TaskContext,
         limits: Limits,
+        entered: Option<Entered<'_>>,
     ) -> Result<Vec<u8>, RunError> {
-        let (_entry, requested) = self.enter(ctx, limits);
+        let (_entry, requested) = entered.unwrap_or_else(|| self.enter(ctx, limits));
         if self.verdict(ctx.id(), u64::MAX) == Verdict::Cancelled {
             // In the instant between that question and this entry.
             self.cancel(ctx.id(), CancelReason::Requested);
@@ -159,7 +161,8 @@ impl Running {
         tokio::time::timeout(self.grace, handling).await.unwrap_or(Err(RunError::Stopped(reason)))
     }
 
-    fn enter(&self, ctx: &TaskContext, limits: Limits) -> (Entry<'_>, oneshot::Receiver<CancelReason>) {
+    /// An attempt is known to run, and can be told to stop, until that is dropped.
+    pub(super) fn enter(&self, ctx: &TaskContext, limits: Limits) -> Entered<'_> {
         let (cancel, requested) = oneshot::channel();
         let attempt = Attempt { ctx: ctx.clone(), limits, cancel: Some(cancel) };
         let mut entries = self.entries.lock();
@@ -184,8 +187,19 @@ impl Attempt {
     }
 }
 
+/// What there is around an attempt.
+pub(super) struct Supervision<'a> {
+    pub(super) limits: Limits,
+    pub(super) observation: &'a Observation,
+    /// If it is known to run already.
+    pub(super) entered: Option<Entered<'a>>,
+}
+
+/// An attempt's place, and who asks it to stop.
+pub(super) type Entered<'a> = (Entry<'a>, oneshot::Receiver<CancelReason>);
+
 /// An attempt's place among those that can be cancelled.
-struct Entry<'a> {
+pub(super) struct Entry<'a> {
     running: &'a Running,
     key: (TaskId, u64),
 }

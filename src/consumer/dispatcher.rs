@@ -73,11 +73,9 @@ impl Dispatcher {
                         }
                     }
                 }
-                let mut attempt =
-                    Paced::new(self.executor.clone().run(Some(Lane::ALL[lane]), delivery), &pace);
-                if pace.is_quick()
-                    && let Some(report) = (&mut attempt).now_or_never()
-                {
+                let (lane, is_quick) = (Some(Lane::ALL[lane]), pace.is_quick());
+                let mut attempt = Paced::new(self.executor.clone().run(lane, is_quick, delivery), &pace);
+                if is_quick && let Some(report) = (&mut attempt).now_or_never() {
                     tell(watch, &report);
                     free = Some(slot);
                     continue;

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::attempt::Limits;
 use super::attempt::Running;
+use super::attempt::Supervision;
 use super::feedback::Begun;
 use super::lease::LeaseQueue;
 use super::receipt::Fate;
@@ -138,11 +139,14 @@ impl Executor {
         }
     }
 
-    /// Runs one attempt and settles it. `lane` is where it comes from; `None`: from quarantine.
+    /// Runs one attempt and settles it. `lane` is where it comes from; `None`: from quarantine. What `is_quick`, as far as
+    /// one can tell, is told and known to run only once it waits for something: it is likely to be done before. Anything
+    /// else from its beginning, because it may never return from its first poll.
     #[allow(clippy::manual_async_fn, reason = "the future of an `async fn` would hold its arguments twice")]
     pub(super) fn run(
         self: Arc<Self>,
         lane: Option<Lane>,
+        is_quick: bool,
         mut delivery: Delivery,
     ) -> impl Future<Output = Report> + Send {
         async move {
@@ -173,7 +177,12 @@ impl Executor {
             let observation = Observation::begin(queue, name, &envelope, *clock);
             let feedback = self.sequel.feedback();
             let mut begun = feedback.begin(lane, redelivered, longest);
-            let attempt = self.running.run(handler, &envelope.payload, &ctx, limits, &observation, || {
+            let entered = (!is_quick).then(|| {
+                feedback.started(&envelope, &mut begun);
+                self.running.enter(&ctx, limits)
+            });
+            let supervision = Supervision { limits, observation: &observation, entered };
+            let attempt = self.running.run(handler, &envelope.payload, &ctx, supervision, || {
                 feedback.started(&envelope, &mut begun);
                 ctx.open_progress();
                 self.renewal.keep(&mut delivery, &envelope)
@@ -414,7 +423,7 @@ mod tests {
         let mut subscription = broker.transport().subscribe(subscribe).await.unwrap();
         let delivery = subscription.next().await.unwrap();
         tokio::time::sleep(after).await;
-        let attempt = tokio::spawn(executor.clone().run(Some(Lane::Urgent), delivery));
+        let attempt = tokio::spawn(executor.clone().run(Some(Lane::Urgent), false, delivery));
         if let Some(reason) = request {
             tokio::time::sleep(SECOND / 10).await;
             assert!(executor.running.cancel(id, reason));

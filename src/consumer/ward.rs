@@ -138,7 +138,7 @@ impl Ward {
             return self.quarantine.bury(delivery).await;
         }
         delivery.redelivered = true;
-        self.executor.clone().run(None, Caught::catching(caught, delivery)).await
+        self.executor.clone().run(None, false, Caught::catching(caught, delivery)).await
     }
 }
 

@@ -206,3 +206,23 @@ async fn a_tick_is_told_to_be_accepted_as_one_of_its_schedule() {
         assert!(left <= 60 * SECOND && left > 59 * SECOND, "{left:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_that_blocks_its_thread_is_told_to_have_started() {
+    let broker = Broker::in_process();
+    let mut events = broker.events().kind(Kind::Started).subscribe().await.unwrap();
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let blocks = move |_: Act, _| {
+        // Until the test has seen that it runs.
+        wait.lock().unwrap().recv().unwrap();
+        async { Ok(()) }
+    };
+    let consumer = Consumer::builder(&broker).handler_fn(blocks).start().await.unwrap();
+    let producer = Producer::builder(&broker).build().await.unwrap();
+    let enqueued = producer.enqueue(Act::Succeed).await.unwrap();
+    let Some(Event::Task(event)) = events.next().await else { panic!("it has started") };
+    assert_eq!(event.id, enqueued.id());
+    go.send(()).unwrap();
+    consumer.shutdown().await;
+}
