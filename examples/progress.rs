@@ -45,7 +45,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Until the other process says that it is enough.
         tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
         consumer.shutdown().await;
-        return Ok(broker.close().await);
+        broker.close().await;
+        return Ok(());
     }
     let mut worker = None;
     let mut consumer = None;
@@ -66,7 +67,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         drop(worker.stdin.take());
         assert!(worker.wait().await?.success());
     }
-    Ok(broker.close().await)
+    broker.close().await;
+    Ok(())
 }
 
 /// Draws how far the task is, until it has ended. Any process can: all it needs is the id.
