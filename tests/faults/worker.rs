@@ -289,7 +289,7 @@ async fn retry(broker: &Broker, at_a_time: usize) {
 async fn meet_fate(broker: &Broker, at_a_time: usize) {
     let builder = Consumer::builder(broker)
         .handler_fn(|task: Fated, ctx| async move {
-            if task.number % 2 == 0 {
+            if task.number.is_multiple_of(2) {
                 tokio::time::sleep(WORK).await;
             }
             match Fate::of(task.number) {
