@@ -130,7 +130,7 @@ impl<'a> Crew<'a> {
         self.until_time(self.plan.ends).await;
         self.until("all ticks were run", |account| expected(&self.plan, &account.ran)).await;
         // One message for each, those included that the active scheduler has, and no more.
-        self.until_left("taskhare.schedules", self.plan.schedules().len() as u64).await;
+        self.until_left("taskhare.schedules", self.plan.schedules().len() as u64 + 1).await;
         self.shut_down_schedulers().await;
         self.until_left("taskhare.default.normal", 0).await;
         self.print_log();

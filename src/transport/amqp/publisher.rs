@@ -241,12 +241,14 @@ impl Publisher {
 
 /// Tells publishes when their time is up, and `pulse` when the broker confirms none: one timer for all of them.
 async fn expire_until_dead(channel: &Confirms, pulse: &Pulse) {
-    let mut stall = Stall::new(Instant::now());
+    let (mut stall, mut stalled) = (Stall::new(Instant::now()), None);
     while timeout(EXPIRY, channel.dead()).await.is_err() {
-        let is_stalled = channel.expire(&mut stall, Instant::now());
-        pulse.stalls(is_stalled.then_some(Stall::AFTER));
+        match (channel.expire(&mut stall, Instant::now()), &stalled) {
+            (true, None) => stalled = Some(pulse.stalled(Stall::AFTER)),
+            (false, Some(_)) => stalled = None,
+            _ => {}
+        }
     }
-    pulse.stalls(None);
 }
 
 /// Sees to it that there is a channel.
