@@ -18,6 +18,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -205,14 +206,18 @@ impl Journal {
             return pending.give_up();
         }
         pending.since.get_or_insert_with(Instant::now);
-        if !pending.has_writer {
-            pending.has_writer = true;
-            tokio::spawn(Writer(self.inner.clone()).run());
-        }
+        let has_writer = std::mem::replace(&mut pending.has_writer, true);
         let Waiting { acks, .. } = &pending.waiting;
         let is_waiting = !pending.waiting.is_empty() && (!had_waiting || acks.len() == EAGER);
         let is_more = is_waiting || pending.events.len() == BATCH;
         drop(pending);
+        if !has_writer {
+            let writer = Writer(self.inner.clone());
+            // Without the lock, because a runtime that ends drops it here and now. Without any the next one writes.
+            if let Ok(runtime) = Handle::try_current() {
+                runtime.spawn(writer.run());
+            }
+        }
         if was_empty || is_more {
             self.inner.wake.notify_one();
         }
@@ -776,6 +781,37 @@ mod tests {
         tokio::time::sleep(40 * MS).await;
         assert!(fake.numbers().concat().into_iter().eq(0..=5_000));
         assert_eq!(fake.acked(start).len(), 1);
+    }
+
+    /// Has something to tell when it goes.
+    struct Last(Journal);
+
+    impl Drop for Last {
+        fn drop(&mut self) {
+            self.0.record(event(1));
+        }
+    }
+
+    #[test]
+    fn what_a_runtime_that_ends_has_to_tell_another_one_writes() {
+        let runtime = || {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(1).enable_time().build().unwrap()
+        };
+        let first = runtime();
+        let (fake, journal, last) = first.block_on(async {
+            let (fake, journal, _) = setup();
+            let last = Last(journal.clone());
+            (fake, journal, last)
+        });
+        first.spawn(async move {
+            let _last = last;
+            std::future::pending::<()>().await;
+        });
+        drop(first);
+        drop(Last(journal.clone()));
+        runtime().block_on(async { journal.confirm([event(2)]).await });
+        assert_eq!(fake.numbers().concat(), [1, 1, 2]);
     }
 
     #[test]
