@@ -45,11 +45,12 @@ impl<T: Send + 'static> Listener<T> {
     /// Calls the application for one after the other, until all hooks are gone; at most `grace` after `stop`. On
     /// a thread where it may block; if it never ends, it is not called again.
     pub(crate) async fn run(mut self, stop: CancellationToken, grace: Duration) {
+        let name = self.name;
         let all = async {
             while let Some(what) = self.receiver.recv().await {
                 let call = self.call.clone();
                 if let Err(error) = tokio::task::spawn_blocking(move || call(&what)).await {
-                    tracing::error!(%error, "`{}` panicked", self.name);
+                    tracing::error!(%error, "`{name}` panicked");
                 }
             }
         };
@@ -59,7 +60,7 @@ impl<T: Send + 'static> Listener<T> {
         };
         tokio::select! {
             () = all => {}
-            () = too_late => tracing::warn!("`{}` did not end within the grace period", self.name),
+            () = too_late => tracing::warn!("`{name}` did not end within the grace period"),
         }
     }
 }
