@@ -45,6 +45,9 @@
 //! | `broker.code` | the code with which the broker closed something |
 //! | `action` | what was tried |
 //! | `missed` | what an application was not told, because it does not keep up |
+//! | `count` | how many dead letters were redriven |
+//! | `connections`, `closed` | of a consumer that is cut off: its connections, by name, and how many the broker has closed |
+//! | `alert` | what the scheduler has noticed: an [`Alert`](crate::Alert) |
 //!
 //! # Traces
 //!
