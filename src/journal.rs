@@ -1,7 +1,7 @@
 //! [`Journal`]: what this process has to tell of its tasks, on its way into the history, many events in a message.
 //!
 //! ```text
-//!  record ──┐                     at once when idle, at most every 2 ms          ┌─► {ns}.history
+//!  record ──┐                     at once when idle, at most every 3 ms          ┌─► {ns}.history
 //!  settle ──┼─► pending ────────────────────────────────────────► one batch ─────┤
 //!  confirm ─┘            what nothing waits for: after 50 ms      at a time      └─ confirmed ─► acks, and who waits
 //! ```
@@ -45,11 +45,9 @@ use crate::transport::Transport;
 /// How long an event that nothing waits for is kept back for others.
 const LINGER: Duration = Duration::from_millis(50);
 /// How far apart batches are that something waits for, if much does: so that they are few.
-const PACE: Duration = Duration::from_millis(2);
+const PACE: Duration = Duration::from_millis(3);
 /// So many acknowledgements in a batch are much. Where there are fewer, tasks come one after the other and wait for them.
 const CROWD: usize = 4;
-/// So many acknowledgements wait for no others.
-const EAGER: usize = 16;
 /// How many events are in a message at most: some 200 KB.
 const BATCH: usize = 2_000;
 /// How many events wait to be written at most: some 15 MB.
@@ -114,6 +112,8 @@ struct Pending {
 #[derive(Default)]
 struct Waiting {
     acks: Vec<Ack>,
+    /// Of all of them.
+    urgency: f32,
     waiters: Vec<oneshot::Sender<()>>,
 }
 
@@ -159,7 +159,9 @@ impl Journal {
     }
 
     /// Writes events, the last one of which is the end of a task, and acknowledges its message after that.
-    pub(crate) fn settle(&self, ack: Ack, events: impl IntoIterator<Item = TaskEvent>) {
+    ///
+    /// That waits up to 3 ms for others if there are many, until the `urgency` of all that wait comes to 1.
+    pub(crate) fn settle(&self, ack: Ack, urgency: f32, events: impl IntoIterator<Item = TaskEvent>) {
         let mut unwaiting = None;
         self.add(|pending| {
             events.into_iter().for_each(|event| pending.push(event));
@@ -167,6 +169,7 @@ impl Journal {
                 unwaiting = Some(ack);
             } else {
                 pending.waiting.acks.push(ack);
+                pending.waiting.urgency += urgency;
             }
         });
         if let Some(ack) = unwaiting {
@@ -201,15 +204,16 @@ impl Journal {
     fn add(&self, change: impl FnOnce(&mut Pending)) {
         let mut pending = self.inner.pending.lock();
         let (was_empty, had_waiting) = (pending.is_empty(), !pending.waiting.is_empty());
+        let was_urgent = pending.waiting.is_urgent();
         change(&mut pending);
         if pending.is_closed {
             return pending.give_up();
         }
         pending.since.get_or_insert_with(Instant::now);
         let has_writer = std::mem::replace(&mut pending.has_writer, true);
-        let Waiting { acks, .. } = &pending.waiting;
-        let is_waiting = !pending.waiting.is_empty() && (!had_waiting || acks.len() == EAGER);
-        let is_more = is_waiting || pending.events.len() == BATCH;
+        let is_waiting = !had_waiting && !pending.waiting.is_empty();
+        let is_urgent = !was_urgent && pending.waiting.is_urgent();
+        let is_more = is_waiting || is_urgent || pending.events.len() == BATCH;
         drop(pending);
         if !has_writer {
             let writer = Writer(self.inner.clone());
@@ -259,7 +263,7 @@ impl Pending {
     /// When it is to be written, if the last batch, written at `last`, was one of a crowd; `None`: nothing is.
     fn due(&self, last: Option<Instant>) -> Option<Instant> {
         let since = self.since.filter(|_| !self.is_empty())?;
-        if self.waiting.acks.len() >= EAGER || self.events.len() >= BATCH {
+        if self.waiting.is_urgent() || self.events.len() >= BATCH {
             return Some(since);
         }
         if !self.waiting.is_empty() {
@@ -270,7 +274,10 @@ impl Pending {
 
     /// What goes into the next batch: consumers' word, events, and how many were missed.
     fn take(&mut self) -> (Vec<ConsumerEvent>, Vec<TaskEvent>, u64) {
-        let rest = if self.events.len() > BATCH { self.events.split_off(BATCH) } else { Vec::new() };
+        let rest = match self.events.len() {
+            usual @ ..=BATCH => Vec::with_capacity(usual),
+            _ => self.events.split_off(BATCH),
+        };
         let events = std::mem::replace(&mut self.events, rest);
         let announcements = std::mem::take(&mut self.announcements);
         if !self.events.is_empty() {
@@ -300,8 +307,13 @@ impl Waiting {
         self.acks.is_empty() && self.waiters.is_empty()
     }
 
+    fn is_urgent(&self) -> bool {
+        self.urgency >= 1.0
+    }
+
     fn release(&mut self) {
         self.acks.drain(..).for_each(Ack::send);
+        self.urgency = 0.0;
         self.waiters.clear();
     }
 }
@@ -634,10 +646,10 @@ mod tests {
     async fn an_acknowledgement_goes_out_when_its_event_is_stored_and_not_before() {
         let (fake, journal, start) = setup();
         fake.answer(Answer::Stores(5 * MS));
-        journal.settle(fake.ack(7), [event(1), event(2)]);
+        journal.settle(fake.ack(7), 1.0, [event(1), event(2)]);
         tokio::time::sleep(4 * MS).await;
         assert_eq!(fake.acked(start), []);
-        journal.settle(fake.ack(8), [event(3)]);
+        journal.settle(fake.ack(8), 1.0, [event(3)]);
         tokio::time::sleep(20 * MS).await;
         assert_eq!(fake.numbers(), [vec![1, 2], vec![3]]);
         assert_eq!(fake.acked(start), [(7, 5 * MS), (8, 10 * MS)], "one batch at a time");
@@ -654,29 +666,40 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_something_waits_for_is_written_at_once_or_in_a_crowd_every_2_ms() {
+    async fn what_something_waits_for_is_written_at_once_or_in_a_crowd_every_3_ms_unless_it_is_urgent() {
         let (fake, journal, start) = setup();
-        // So many tasks end at a time, a millisecond apart.
-        for count in [1, 1, CROWD, 1, 1, CROWD, 1, EAGER] {
-            (0..count).for_each(|_| journal.settle(fake.ack(1), [event(1)]));
-            tokio::time::sleep(MS).await;
+        // When so many tasks end that so many others may run meanwhile.
+        for (at, count, others) in [
+            (0, 1, 8),
+            (1, 1, 8),
+            (2, CROWD, 8),
+            (3, 1, 8),
+            (4, 1, 8),
+            (20, CROWD, 8),
+            (21, 7, 8),
+            (22, 1, 8),
+            (30, CROWD, 8),
+            (31, 1, 1),
+        ] {
+            tokio::time::sleep_until(start + at * MS).await;
+            let urgency = 1.0 / f32::from(u8::try_from(others).unwrap());
+            (0..count).for_each(|_| journal.settle(fake.ack(1), urgency, [event(1)]));
         }
+        tokio::time::sleep(100 * MS).await;
         let counts: Vec<usize> = fake.numbers().iter().map(Vec::len).collect();
-        let times = fake.times(start);
-        assert_eq!(counts[..3], [1, 1, CROWD], "at once");
-        assert!(times[3] >= times[2] + PACE, "{times:?}");
-        assert!(counts.contains(&(EAGER + 1)) || counts.contains(&EAGER), "{counts:?}");
+        assert_eq!(counts, [1, 1, CROWD, 2, CROWD, 8, CROWD, 1]);
+        assert_eq!(fake.times(start), [0, 1, 2, 5, 20, 22, 30, 31].map(|at| at * MS));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_broker_that_takes_nothing_holds_up_nothing_for_longer_than_2_s() {
         let (fake, journal, start) = setup();
         fake.answer(Answer::Silence);
-        journal.settle(fake.ack(1), [event(1)]);
+        journal.settle(fake.ack(1), 1.0, [event(1)]);
         journal.confirm([event(2)]).await;
         assert_eq!(fake.acked(start), [(1, PATIENCE)]);
         assert_eq!(start.elapsed(), PATIENCE);
-        journal.settle(fake.ack(2), [event(3)]);
+        journal.settle(fake.ack(2), 1.0, [event(3)]);
         journal.confirm([event(4)]).await;
         journal.flush().await;
         assert_eq!(fake.acked(start)[1..], [(2, PATIENCE)], "at once from now on");
@@ -686,7 +709,7 @@ mod tests {
         assert_eq!(fake.numbers().concat(), [1, 2, 3, 4]);
         fake.answer(Answer::Stores(5 * MS));
         let again = Instant::now();
-        journal.settle(fake.ack(3), [event(5)]);
+        journal.settle(fake.ack(3), 1.0, [event(5)]);
         tokio::time::sleep(100 * MS).await;
         assert_eq!(fake.acked(again)[2..], [(3, 5 * MS)], "it waits again");
     }
@@ -729,7 +752,7 @@ mod tests {
             PublishError::Refused("NOT_FOUND - no exchange 'events' in vhost '/'".to_owned()),
         ] {
             fake.answer(Answer::Refuses(missing));
-            journal.settle(fake.ack(1), [event(1)]);
+            journal.settle(fake.ack(1), 1.0, [event(1)]);
             tokio::time::sleep(PATIENCE).await;
         }
         assert_eq!(fake.declares.load(Ordering::Relaxed), 2);
@@ -742,10 +765,10 @@ mod tests {
         let (fake, journal, start) = setup();
         let refused = || Answer::Refuses(PublishError::Refused("ACCESS_REFUSED".to_owned()));
         fake.answer(refused());
-        journal.settle(fake.ack(1), [event(1)]);
+        journal.settle(fake.ack(1), 1.0, [event(1)]);
         journal.confirm([event(2)]).await;
         for number in 0..100 {
-            journal.settle(fake.ack(2), [event(number)]);
+            journal.settle(fake.ack(2), 1.0, [event(number)]);
             journal.record(event(number));
             journal.confirm([event(number)]).await;
             journal.flush().await;
@@ -763,7 +786,7 @@ mod tests {
         journal.flush().await;
         assert_eq!(start.elapsed(), Duration::ZERO, "nothing to do");
         journal.record(event(1));
-        journal.settle(fake.ack(1), [event(2)]);
+        journal.settle(fake.ack(1), 1.0, [event(2)]);
         tokio::time::sleep(MS).await;
         journal.record(event(3));
         journal.flush().await;
@@ -776,7 +799,7 @@ mod tests {
         let (fake, journal, start) = setup();
         fake.answer(Answer::Stores(5 * MS));
         (0..5_000).for_each(|number| journal.record(event(number)));
-        journal.clone().settle(fake.ack(1), [event(5_000)]);
+        journal.clone().settle(fake.ack(1), 1.0, [event(5_000)]);
         drop(journal);
         tokio::time::sleep(40 * MS).await;
         assert!(fake.numbers().concat().into_iter().eq(0..=5_000));
@@ -821,7 +844,7 @@ mod tests {
         fake.answer(Answer::Silence);
         let first = runtime();
         first.block_on(async {
-            journal.settle(fake.ack(1), [event(1)]);
+            journal.settle(fake.ack(1), 1.0, [event(1)]);
             while fake.publishes.load(Ordering::Relaxed) == 0 {
                 tokio::task::yield_now().await;
             }

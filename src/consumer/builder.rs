@@ -93,6 +93,10 @@ impl QueueSettings {
     /// How many of the queue's tasks are taken from the broker and not settled at a time, for each of its three lanes.
     /// Defaults to the consumer's, or to twice the concurrency; at least 1. When a consumer dies, at most so many run
     /// again.
+    ///
+    /// Four times as many as run at once, if that is more (up to 4,096), while attempts take less than 10 ms on the whole
+    /// (until they take 25): most of what is here has ended then, and is acknowledged once that is stored in the history.
+    /// Not [without events](crate::BrokerBuilder::without_events).
     pub fn prefetch(mut self, tasks: u16) -> Self {
         self.prefetch = Some(tasks.max(1));
         self

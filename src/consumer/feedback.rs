@@ -100,14 +100,14 @@ impl Feedback {
         ran: Duration,
     ) {
         let Some(journal) = &self.journal else { return delivery.ack() };
-        self.tally.succeeds();
+        self.tally.succeeds(ran);
         let now = self.clock.now();
         let total = now.saturating_sub(envelope.first_due());
         let start = self.start(envelope, &mut begun);
         let end = self.event(envelope, begun.lane, now, TaskChange::Succeeded { ran, total });
         let events = start.into_iter().chain([end]);
         if begun.lane.is_some() {
-            journal.settle(delivery.into_ack(), events);
+            journal.settle(delivery.into_ack(), self.tally.urgency(), events);
         } else {
             // Whoever reads a quarantine starts the next one only after this is acknowledged.
             journal.confirm(events).await;
@@ -126,7 +126,7 @@ impl Feedback {
         due: Option<Duration>,
     ) {
         let Some(journal) = &self.journal else { return };
-        self.tally.fails();
+        self.tally.fails(ran);
         let now = self.clock.now();
         let error = excerpt(error, LONGEST_ERROR).to_owned();
         let start = self.start(envelope, &mut begun);

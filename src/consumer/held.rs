@@ -147,12 +147,12 @@ impl PartialEq for Entry {
 
 impl Eq for Entry {}
 
-/// How many deliveries one lane may bring, so that those that are held keep no others away.
+/// How many deliveries one lane may bring, so that those that are held keep no others away, nor those that have ended
+/// and wait for their acknowledgement.
 ///
 /// A subscription whose prefetch is set anew counts from there: so many *more* may come.
 #[derive(Debug)]
 pub(super) struct Room {
-    usual: u16,
     current: u16,
     /// How many were held when it was set.
     before: usize,
@@ -161,19 +161,18 @@ pub(super) struct Room {
 impl Room {
     /// The most that may be held of one lane before its room stops growing.
     const MOST: usize = 4096;
-
-    pub(super) fn new(usual: u16) -> Self {
-        Self { usual, current: usual, before: 0 }
+    pub(super) fn new(prefetch: u16) -> Self {
+        Self { current: prefetch, before: 0 }
     }
 
-    /// The prefetch to set, if it has to change now that so many are held.
-    pub(super) fn adjust(&mut self, held: usize) -> Option<u16> {
+    /// The prefetch to set, if it has to change now that so many are held, and `least` is to be there for others.
+    pub(super) fn adjust(&mut self, held: usize, least: u16) -> Option<u16> {
         self.before = self.before.min(held);
         let is_crowded = held.saturating_sub(self.before) * 2 >= usize::from(self.current).max(2);
         if is_crowded && held < Self::MOST {
-            self.current = self.current.saturating_mul(2).min(Self::MOST as u16).max(self.usual);
-        } else if held == 0 && self.current != self.usual {
-            self.current = self.usual;
+            self.current = self.current.saturating_mul(2).min(Self::MOST as u16).max(least);
+        } else if self.current < least || held == 0 && self.current != least {
+            self.current = least;
         } else {
             return None;
         }
@@ -233,7 +232,23 @@ mod tests {
         ] {
             let mut room = Room::new(usual);
             for (held, expected) in course {
-                assert_eq!(room.adjust(held), expected, "{held} held of {usual}: {room:?}");
+                assert_eq!(room.adjust(held, usual), expected, "{held} held of {usual}: {room:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn room_is_as_wide_as_it_is_to_be_at_least() {
+        for (usual, course) in [
+            (32, vec![(0, 32, None), (0, 128, Some(128)), (0, 128, None), (0, 32, Some(32))]),
+            (1, vec![(0, 4, Some(4)), (2, 4, Some(8)), (2, 1, None), (0, 1, Some(1))]),
+            (1, vec![(2, 1, Some(2)), (2, 4, Some(4)), (0, 4, None)]),
+            (3000, vec![(0, 4096, Some(4096)), (2048, 4096, Some(4096)), (0, 3000, Some(3000))]),
+            (9000, vec![(0, 9000, None)]),
+        ] {
+            let mut room = Room::new(usual);
+            for (held, least, expected) in course {
+                assert_eq!(room.adjust(held, least), expected, "{held} held of {least}: {room:?}");
             }
         }
     }

@@ -160,11 +160,14 @@ impl Intake {
 
     /// Takes in what has arrived.
     fn receive(&mut self, cx: &mut Context<'_>) {
+        let room =
+            if self.tally.has_short_runs() { self.tally.wide_prefetch() } else { self.tally.prefetch() };
         for (index, lane) in self.lanes.iter_mut().enumerate() {
             while !lane.ended {
                 match lane.subscription.poll_next(cx) {
                     Poll::Pending => {
-                        match lane.room.adjust(self.held.count(index) + self.put_back.count(index)) {
+                        let held = self.held.count(index) + self.put_back.count(index);
+                        match lane.room.adjust(held, room) {
                             Some(prefetch) => lane.subscription.set_prefetch(prefetch),
                             None => break,
                         }
@@ -235,11 +238,13 @@ mod tests {
     use std::sync::atomic::Ordering::Relaxed;
 
     use async_trait::async_trait;
+    use futures_util::FutureExt;
 
     use super::*;
     use crate::broker::Broker;
     use crate::consumer::feedback::Feedback;
     use crate::consumer::sequel::Sequel;
+    use crate::lock::Lock;
     use crate::message::Message;
     use crate::topology::QueueName;
     use crate::transport::Settle;
@@ -259,19 +264,38 @@ mod tests {
 
     /// Hands out what it is given.
     #[derive(Debug, Default)]
-    struct Given(VecDeque<Delivery>);
+    struct Given {
+        deliveries: VecDeque<Delivery>,
+        prefetches: Arc<Lock<Vec<u16>>>,
+        ends: bool,
+    }
 
     #[async_trait]
     impl Subscription for Given {
         fn poll_next(&mut self, _: &mut Context<'_>) -> Poll<Option<Delivery>> {
-            Poll::Ready(self.0.pop_front())
+            match self.deliveries.pop_front() {
+                None if !self.ends => Poll::Pending,
+                next => Poll::Ready(next),
+            }
         }
 
-        fn set_prefetch(&mut self, _: u16) {}
+        fn set_prefetch(&mut self, prefetch: u16) {
+            self.prefetches.lock().push(prefetch);
+        }
 
         async fn cancel(&mut self) {}
 
         async fn close(&mut self) {}
+    }
+
+    fn intake(lanes: [Given; 3], tally: &Arc<Tally>) -> Intake {
+        let mail = QueueName::new("mail").unwrap();
+        let broker = Broker::in_process();
+        let feedback = Feedback::new(&broker, None, "test".into(), &mail, tally.clone());
+        let put_back = PutBack::new(Arc::new(Sequel::new(&broker, mail, feedback, None)));
+        let lanes = lanes.map(|lane| Box::new(lane) as Box<dyn Subscription>);
+        let (picker, clock, term) = (Picker::default(), Clock::tokio(), Term::default());
+        Intake::new(lanes, tally.clone(), None, picker, put_back, clock, term)
     }
 
     #[tokio::test]
@@ -279,19 +303,27 @@ mod tests {
         let (old, new) = (Arc::new(Channel::default()), Arc::new(Channel::default()));
         let message = |id: &str| Message { id: Some(id.to_owned()), ..Message::default() };
         let from = |channel: &Arc<Channel>, id| Delivery::new(message(id), 1, channel.clone());
-        let normal = Given([from(&old, "a"), from(&old, "b"), from(&old, "c"), from(&new, "b again")].into());
-        let lanes: [Box<dyn Subscription>; 3] =
-            [Box::<Given>::default(), Box::new(normal), Box::<Given>::default()];
-        let mail = QueueName::new("mail").unwrap();
-        let broker = Broker::in_process();
-        let tally = Arc::new(Tally::new(1, 10));
-        let feedback = Feedback::new(&broker, None, "test".into(), &mail, tally.clone());
-        let put_back = PutBack::new(Arc::new(Sequel::new(&broker, mail, feedback, None)));
-        let mut intake =
-            Intake::new(lanes, tally, None, Picker::default(), put_back, Clock::tokio(), Term::default());
+        let deliveries = [from(&old, "a"), from(&old, "b"), from(&old, "c"), from(&new, "b again")].into();
+        let given = |deliveries| Given { deliveries, ends: true, ..Given::default() };
+        let lanes = [given(VecDeque::new()), given(deliveries), given(VecDeque::new())];
+        let mut intake = intake(lanes, &Arc::new(Tally::new(1, 10)));
         assert_eq!(intake.next().await.unwrap().1.message, message("a"));
         old.0.store(true, Relaxed);
         assert_eq!(intake.next().await.unwrap().1.message, message("b again"));
         assert!(intake.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn while_tasks_are_short_there_is_room_for_those_that_wait_for_their_acknowledgement() {
+        let (prefetches, tally) = (Arc::<Lock<Vec<u16>>>::default(), Arc::new(Tally::new(4, 10)));
+        let lanes = [0, 1, 2].map(|_| Given { prefetches: prefetches.clone(), ..Given::default() });
+        let mut intake = intake(lanes, &tally);
+        for (ms, expected) in [(1, [16; 3]), (100, [10; 3])] {
+            assert!(intake.next().now_or_never().is_none());
+            assert!(prefetches.lock().is_empty(), "as asked for, or as it was");
+            (0..1_000).for_each(|_| tally.succeeds(Duration::from_millis(ms)));
+            assert!(intake.next().now_or_never().is_none());
+            assert_eq!(std::mem::take(&mut *prefetches.lock()), expected);
+        }
     }
 }

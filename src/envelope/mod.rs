@@ -420,7 +420,12 @@ impl Envelope {
 
 /// A payload as it travels.
 pub(crate) fn encode<T: Serialize>(payload: &T) -> Result<Vec<u8>, BoxError> {
-    let mut encoded = Vec::with_capacity(512);
+    encode_sized(payload, 512)
+}
+
+/// What has so many bytes, about.
+pub(crate) fn encode_sized<T: Serialize>(payload: &T, size: usize) -> Result<Vec<u8>, BoxError> {
+    let mut encoded = Vec::with_capacity(size);
     rmp_serde::encode::write_named(&mut encoded, payload)?;
     Ok(encoded)
 }

@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde::Serialize;
+use serde::Serializer;
+use serde::ser::SerializeSeq;
 
 use super::Event;
 use super::consumer::ConsumerEvent;
@@ -107,7 +109,19 @@ struct Entry<'a> {
     reason: Option<&'a str>,
     #[serde(rename = "z", default, skip_serializing_if = "Option::is_none")]
     ran: Option<u64>,
+    /// When the attempt began, if this is its end and that it began is told here too.
+    #[serde(rename = "b", default, skip_serializing_if = "Option::is_none")]
+    begun: Option<u64>,
 }
+
+/// Events of tasks as entries: the beginning of an attempt and its end are one, where they come together.
+struct Entries<'a> {
+    events: &'a [TaskEvent],
+    source: &'a str,
+}
+
+/// How many bytes an entry takes, about.
+const USUAL_ENTRY: usize = 112;
 
 fn first() -> u32 {
     1
@@ -126,9 +140,9 @@ fn is_false(flag: &bool) -> bool {
 impl Batch {
     /// A message with these events, and the word that `missed` others before them were never written.
     pub(crate) fn seal(stamp: &Stamp, events: &[TaskEvent], missed: u64) -> Message {
-        let entries: Vec<Entry<'_>> = events.iter().map(|event| Entry::of(event, &stamp.source)).collect();
+        let entries = Entries { events, source: &stamp.source };
         // Nothing in it can fail to be encoded.
-        let body = envelope::encode(&entries).unwrap_or_default();
+        let body = envelope::encode_sized(&entries, events.len() * USUAL_ENTRY).unwrap_or_default();
         let mut message = sealed(TASKS, stamp, body);
         if missed > 0 {
             message.headers.insert(MISSED, missed);
@@ -145,7 +159,7 @@ impl Batch {
             TASKS => {
                 let entries: Vec<Entry<'_>> = envelope::decode(&message.body).ok()?;
                 let missed = headers.get(MISSED).and_then(Value::as_unsigned).map(Event::Missed);
-                let tasks = entries.into_iter().filter_map(|entry| entry.event(&stamp.source));
+                let tasks = entries.into_iter().flat_map(|entry| entry.events(&stamp.source));
                 missed.into_iter().chain(tasks.map(Event::Task)).collect()
             }
             CONSUMER => vec![Event::Consumer(envelope::decode(&message.body).ok()?)],
@@ -168,8 +182,42 @@ fn sealed(kind: &'static str, stamp: &Stamp, body: Vec<u8>) -> Message {
     Message { kind: Some(kind.into()), headers, body, ..Message::default() }
 }
 
+impl Entries<'_> {
+    fn iter(&self) -> impl Iterator<Item = Entry<'_>> {
+        let mut events = self.events.iter().peekable();
+        std::iter::from_fn(move || {
+            let event = events.next()?;
+            Some(match events.next_if(|next| is_end_of(next, event)) {
+                Some(end) => Entry::of(Some(event), end, self.source),
+                None => Entry::of(None, event, self.source),
+            })
+        })
+    }
+}
+
+/// Whether an attempt ends that began with the event before, and that one can be told with it.
+fn is_end_of(event: &TaskEvent, before: &TaskEvent) -> bool {
+    let attempt = |event: &TaskEvent| (event.id, event.attempt, event.lane);
+    matches!(before.change, TaskChange::Started { .. })
+        && matches!(event.change, TaskChange::Succeeded { .. } | TaskChange::Failed { .. })
+        && attempt(event) == attempt(before)
+        && event.by == before.by
+}
+
+impl Serialize for Entries<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let together = self.events.windows(2).filter(|pair| is_end_of(&pair[1], &pair[0])).count();
+        let mut list = serializer.serialize_seq(Some(self.events.len() - together))?;
+        for entry in self.iter() {
+            list.serialize_element(&entry)?;
+        }
+        list.end()
+    }
+}
+
 impl<'a> Entry<'a> {
-    fn of(event: &'a TaskEvent, source: &str) -> Self {
+    /// `begin`: of the attempt that has ended.
+    fn of(begin: Option<&'a TaskEvent>, event: &'a TaskEvent, source: &str) -> Self {
         let TaskEvent { id, name, queue, lane, attempt, at, by, change } = event;
         let mut entry = Self {
             kind: change.kind().as_str().into(),
@@ -194,7 +242,18 @@ impl<'a> Entry<'a> {
             text: None,
             reason: None,
             ran: None,
+            begun: None,
         };
+        if let Some(begin) = begin {
+            entry.begun = Some(since_epoch(begin.at));
+            entry.set(&begin.change);
+        }
+        entry.set(change);
+        entry
+    }
+
+    fn set(&mut self, change: &'a TaskChange) {
+        let entry = self;
         match change {
             TaskChange::Accepted { priority, due, deadline, schedule, again } => {
                 entry.priority = Some(priority.as_str());
@@ -232,57 +291,68 @@ impl<'a> Entry<'a> {
             TaskChange::Lost { consumer } => entry.text = Some(consumer.as_ref().into()),
             TaskChange::Cancelled | TaskChange::HandedBack | TaskChange::Redriven => {}
         }
-        entry
     }
 
-    /// `None` if it is of a kind that this release does not know.
-    fn event(self, source: &Arc<str>) -> Option<TaskEvent> {
-        let time = |micros: Option<u64>| micros.map(at_epoch);
-        let span = |micros: Option<u64>| micros.map(Duration::from_micros);
-        let text = self.text.map(Cow::into_owned);
-        let reason = self.reason.and_then(DeadReason::parse);
-        let kind = Kind::ALL.into_iter().find(|kind| kind.as_str() == self.kind)?;
-        let change = match kind {
-            Kind::Accepted => TaskChange::Accepted {
-                priority: self.priority.and_then(Priority::parse).unwrap_or_default(),
-                due: time(self.due),
-                deadline: time(self.deadline),
-                schedule: self.schedule.map(Cow::into_owned),
-                again: self.again,
-            },
-            Kind::Started => TaskChange::Started {
-                waited: span(self.waited)?,
-                delayed: self.delayed,
-                redelivered: self.redelivered,
-                limit: span(self.limit),
-            },
-            Kind::Progress => {
-                TaskChange::Progress { done: self.done?, total: self.total, note: text.unwrap_or_default() }
-            }
-            Kind::Succeeded => TaskChange::Succeeded { ran: span(self.ran)?, total: span(self.total)? },
-            Kind::Failed => TaskChange::Failed { ran: span(self.ran)?, error: text.unwrap_or_default() },
-            Kind::Retrying => TaskChange::Retrying { due: time(self.due)? },
-            Kind::Expired => TaskChange::Expired { reason: reason?, total: span(self.total) },
-            Kind::Dead => TaskChange::Dead { reason: reason?, error: text, total: span(self.total) },
-            Kind::Cancelled => TaskChange::Cancelled,
-            Kind::HandedBack => TaskChange::HandedBack,
-            Kind::Lost => TaskChange::Lost { consumer: text?.into() },
-            Kind::Redriven => TaskChange::Redriven,
-        };
-        let by = match &*self.by {
+    /// One event, or two; none if it is of a kind that this release does not know.
+    fn events(self, source: &Arc<str>) -> impl Iterator<Item = TaskEvent> + use<> {
+        let begin = self.begun.and_then(|at| Some((at, self.started()?)));
+        let end = self.change().map(|change| (self.at, change));
+        let by: Arc<str> = match &*self.by {
             "" => source.clone(),
             suffix if suffix.starts_with('/') => format!("{source}{suffix}").into(),
             other => other.into(),
         };
-        Some(TaskEvent {
-            id: self.id,
-            name: self.name.into_owned().into(),
-            queue: self.queue.into(),
-            lane: self.lane.and_then(Lane::parse),
-            attempt: self.attempt,
-            at: at_epoch(self.at),
-            by,
+        let (id, attempt, lane) = (self.id, self.attempt, self.lane.and_then(Lane::parse));
+        let name: Cow<'static, str> = self.name.into_owned().into();
+        let queue: Arc<str> = self.queue.into();
+        [begin, end].into_iter().flatten().map(move |(at, change)| TaskEvent {
+            id,
+            name: name.clone(),
+            queue: queue.clone(),
+            lane,
+            attempt,
+            at: at_epoch(at),
+            by: by.clone(),
             change,
+        })
+    }
+
+    fn change(&self) -> Option<TaskChange> {
+        let time = |micros: Option<u64>| micros.map(at_epoch);
+        let span = |micros: Option<u64>| micros.map(Duration::from_micros);
+        let text = || self.text.clone().map(Cow::into_owned);
+        let reason = self.reason.and_then(DeadReason::parse);
+        let kind = Kind::ALL.into_iter().find(|kind| kind.as_str() == self.kind)?;
+        Some(match kind {
+            Kind::Accepted => TaskChange::Accepted {
+                priority: self.priority.and_then(Priority::parse).unwrap_or_default(),
+                due: time(self.due),
+                deadline: time(self.deadline),
+                schedule: self.schedule.clone().map(Cow::into_owned),
+                again: self.again,
+            },
+            Kind::Started => self.started()?,
+            Kind::Progress => {
+                TaskChange::Progress { done: self.done?, total: self.total, note: text().unwrap_or_default() }
+            }
+            Kind::Succeeded => TaskChange::Succeeded { ran: span(self.ran)?, total: span(self.total)? },
+            Kind::Failed => TaskChange::Failed { ran: span(self.ran)?, error: text().unwrap_or_default() },
+            Kind::Retrying => TaskChange::Retrying { due: time(self.due)? },
+            Kind::Expired => TaskChange::Expired { reason: reason?, total: span(self.total) },
+            Kind::Dead => TaskChange::Dead { reason: reason?, error: text(), total: span(self.total) },
+            Kind::Cancelled => TaskChange::Cancelled,
+            Kind::HandedBack => TaskChange::HandedBack,
+            Kind::Lost => TaskChange::Lost { consumer: text()?.into() },
+            Kind::Redriven => TaskChange::Redriven,
+        })
+    }
+
+    fn started(&self) -> Option<TaskChange> {
+        Some(TaskChange::Started {
+            waited: self.waited.map(Duration::from_micros)?,
+            delayed: self.delayed,
+            redelivered: self.redelivered,
+            limit: self.limit.map(Duration::from_micros),
         })
     }
 }
@@ -404,23 +474,62 @@ mod tests {
         assert_eq!(Batch::open(&Message::default()), None);
     }
 
-    #[test]
-    fn a_short_life_takes_little_room() {
-        let event = |change| TaskEvent {
-            id: TaskId::new(),
+    /// An event of the first attempt of a task.
+    fn event(id: TaskId, at: u64, change: TaskChange) -> TaskEvent {
+        TaskEvent {
+            id,
             name: "resize".into(),
             queue: "default".into(),
             lane: Some(Lane::Normal),
             attempt: 1,
-            at: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+            at: AT + Duration::from_secs(at),
             by: "host:7:c0de/1".into(),
             change,
+        }
+    }
+
+    #[test]
+    fn the_beginning_and_the_end_of_an_attempt_travel_as_one() {
+        let (one, other) = (TaskId::from_u128(1), TaskId::from_u128(2));
+        let started = |waited| TaskChange::Started {
+            waited: Duration::from_secs(waited),
+            delayed: true,
+            redelivered: true,
+            limit: Some(Duration::from_secs(9)),
         };
         let second = Duration::from_secs(1);
+        let succeeded = TaskChange::Succeeded { ran: second, total: second };
+        let failed = TaskChange::Failed { ran: second, error: "no".into() };
+        let again = |event: TaskEvent| TaskEvent { attempt: 2, ..event };
+        let elsewhere = |event: TaskEvent| TaskEvent { by: "host:8:beef/1".into(), ..event };
+        for (events, entries) in [
+            (vec![event(one, 1, started(1)), event(one, 2, succeeded.clone())], 1),
+            (vec![event(one, 1, started(1)), event(one, 2, failed.clone()), event(other, 3, started(2))], 2),
+            (vec![event(one, 1, started(1)), event(one, 1, started(1)), event(one, 2, failed.clone())], 2),
+            (vec![event(one, 1, started(1)), event(other, 2, succeeded.clone())], 2),
+            (vec![event(one, 1, started(1)), again(event(one, 2, failed.clone()))], 2),
+            (vec![event(one, 1, started(1)), elsewhere(event(one, 2, failed))], 2),
+            (vec![event(one, 1, started(1)), event(one, 2, TaskChange::HandedBack)], 2),
+            (vec![event(one, 1, succeeded.clone()), event(one, 2, succeeded)], 2),
+        ] {
+            let message = Batch::seal(&stamp(), &events, 0);
+            let sealed: Vec<Entry<'_>> = envelope::decode(&message.body).unwrap();
+            assert_eq!(sealed.len(), entries, "{events:?}");
+            let events: Vec<Event> = events.into_iter().map(Event::Task).collect();
+            assert_eq!(Batch::open(&message).unwrap().events, events);
+        }
+    }
+
+    #[test]
+    fn a_short_life_takes_little_room() {
+        let second = Duration::from_secs(1);
         let started = TaskChange::Started { waited: second, delayed: false, redelivered: false, limit: None };
-        for change in [started, TaskChange::Succeeded { ran: second, total: second }] {
-            let bytes = Batch::seal(&stamp(), &[event(change)], 0).body.len();
-            assert!(bytes < 100, "{bytes}");
+        let succeeded = TaskChange::Succeeded { ran: second, total: second };
+        let (id, now) = (TaskId::new(), 1_700_000_000);
+        for events in [vec![started.clone()], vec![succeeded.clone()], vec![started, succeeded]] {
+            let events: Vec<TaskEvent> = events.into_iter().map(|change| event(id, now, change)).collect();
+            let bytes = Batch::seal(&stamp(), &events, 0).body.len();
+            assert!(bytes < 112, "{bytes}");
         }
     }
 }

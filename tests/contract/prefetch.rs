@@ -10,6 +10,7 @@ on_every_transport![
     a_smaller_prefetch_counts_only_what_comes_after_it,
     of_many_settings_the_last_one_counts,
     what_was_on_its_way_comes_once_and_in_order,
+    what_comes_all_the_time_does_not_come_back,
     a_subscription_that_waits_has_room_for_more,
     after_a_cancel_setting_the_prefetch_starts_nothing,
     closing_in_the_midst_gives_back_everything,
@@ -97,6 +98,29 @@ async fn what_was_on_its_way_comes_once_and_in_order(broker: &Broker) {
         assert_eq!(got, expected);
         within(subscription.close()).await;
         depth_becomes(broker, &route.queue, 0).await;
+    }
+}
+
+/// What is on its way from the broker while its consumer is another would be returned there, and counted as returned.
+async fn what_comes_all_the_time_does_not_come_back(broker: &Broker) {
+    for kind in BOTH_KINDS {
+        let route = open(broker, queue(kind)).await;
+        let expected: Vec<String> = (0..2_000).map(|n| n.to_string()).collect();
+        for body in &expected {
+            publish(broker, &route, message(body.as_str())).await;
+        }
+        let mut subscription = subscribe(broker, &route.queue, 20).await;
+        let mut got = Vec::new();
+        for number in 0..expected.len() {
+            if number % 100 == 50 {
+                subscription.set_prefetch(if number % 200 == 50 { 80 } else { 20 });
+            }
+            let delivery = next(&mut subscription).await;
+            assert!(!delivery.redelivered, "number {number}");
+            got.extend(bodies(std::slice::from_ref(&delivery)));
+            delivery.ack();
+        }
+        assert_eq!(got, expected);
     }
 }
 

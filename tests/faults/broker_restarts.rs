@@ -5,11 +5,10 @@ use taskhare::testing::TestBroker;
 
 use crate::run::FAST;
 use crate::run::Run;
-use crate::worker::PREFETCH;
 
 /// One loss of all connections: what the consumer had not settled comes again, and what was not confirmed is sent
 /// again.
-const MOST_REPEATS: usize = PREFETCH as usize + FAST.enqueued;
+const MOST_REPEATS: usize = FAST.held() + FAST.enqueued;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tasks_survive_the_kill_of_their_broker() -> Result<()> {

@@ -5,12 +5,10 @@ use taskhare::testing::TestBroker;
 
 use crate::run::FAST;
 use crate::run::Run;
-use crate::worker::PREFETCH;
 
-/// Each kill gives back what the consumer had and had not settled: at most its prefetch.
+/// Each kill gives back what the consumer had and had not settled.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_that_is_killed_three_times_loses_nothing_and_repeats_at_most_its_prefetch() -> Result<()>
-{
+async fn a_consumer_that_is_killed_three_times_loses_nothing_and_repeats_at_most_what_it_had() -> Result<()> {
     let run = Run::new(TestBroker::shared().await?, FAST).await;
     let producer = run.producer();
     let mut consumer = run.consumer();
@@ -21,7 +19,7 @@ async fn a_consumer_that_is_killed_three_times_loses_nothing_and_repeats_at_most
         consumer = run.consumer();
     }
     let account = run.finish(Some(producer), consumer).await;
-    assert!(account.repeats() <= 3 * usize::from(PREFETCH), "{account}");
-    assert!(account.redelivered() <= 3 * usize::from(PREFETCH), "{account}");
+    assert!(account.repeats() <= 3 * FAST.held(), "{account}");
+    assert!(account.redelivered() <= 3 * FAST.held(), "{account}");
     Ok(())
 }

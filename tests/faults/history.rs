@@ -27,7 +27,6 @@ use crate::run::Run;
 use crate::run::SLOW;
 use crate::worker::Fate;
 use crate::worker::Fated;
-use crate::worker::PREFETCH;
 
 /// How many tasks there are, unless [`COUNT`] says so.
 const DEFAULT_COUNT: u32 = 4_000;
@@ -207,7 +206,7 @@ impl<'a> Case<'a> {
     }
 }
 
-/// Each kill may repeat what the consumer had and had not settled: at most its prefetch.
+/// Each kill may repeat what the consumer had and had not settled.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_history_counts_what_became_of_tasks_whose_consumer_is_killed_twice() -> Result<()> {
     let case = Case::new(TestBroker::shared().await?, Duration::ZERO).await;
@@ -218,7 +217,7 @@ async fn the_history_counts_what_became_of_tasks_whose_consumer_is_killed_twice(
         case.run.note("the consumer is killed");
         consumer = case.consumer();
     }
-    case.finish(consumer, 2 * usize::from(PREFETCH)).await;
+    case.finish(consumer, 2 * SLOW.held()).await;
     Ok(())
 }
 
@@ -232,7 +231,7 @@ async fn the_history_survives_the_kill_of_its_broker() -> Result<()> {
     case.run.note("the broker is killed");
     broker.start_again().await?;
     case.run.note("the broker is ready again");
-    case.finish(consumer, usize::from(PREFETCH)).await;
+    case.finish(consumer, SLOW.held()).await;
     Ok(())
 }
 
@@ -246,7 +245,7 @@ async fn the_history_survives_an_orderly_restart_of_its_broker() -> Result<()> {
     case.run.note("the broker has stopped");
     broker.start_again().await?;
     case.run.note("the broker is ready again");
-    case.finish(consumer, usize::from(PREFETCH)).await;
+    case.finish(consumer, SLOW.held()).await;
     Ok(())
 }
 
@@ -262,6 +261,6 @@ async fn the_history_survives_the_end_of_every_connection_five_times() -> Result
         let closed = management.close_connections(&case.run.vhost).await?;
         case.run.note(&format!("{closed} connections are closed"));
     }
-    case.finish(consumer, 5 * usize::from(PREFETCH)).await;
+    case.finish(consumer, 5 * SLOW.held()).await;
     Ok(())
 }

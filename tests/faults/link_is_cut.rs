@@ -7,7 +7,6 @@ use taskhare::testing::TestBroker;
 
 use crate::run::FAST;
 use crate::run::Run;
-use crate::worker::PREFETCH;
 
 /// Only heartbeats can tell. One loss of all connections, then, as when the broker restarts.
 #[tokio::test(flavor = "multi_thread")]
@@ -25,7 +24,7 @@ async fn tasks_survive_a_link_that_is_silently_cut() -> Result<()> {
     proxy.set(Fault::None);
     run.note("the link is whole again");
     let account = run.finish(Some(producer), consumer).await;
-    assert!(account.redelivered() <= usize::from(PREFETCH), "{account}");
-    assert!(account.repeats() <= usize::from(PREFETCH) + FAST.enqueued, "{account}");
+    assert!(account.redelivered() <= FAST.held(), "{account}");
+    assert!(account.repeats() <= FAST.held() + FAST.enqueued, "{account}");
     Ok(())
 }

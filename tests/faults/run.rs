@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::account::Account;
 use crate::process::Process;
+use crate::worker::PREFETCH;
 use crate::worker::TASKS;
 
 /// How long anything may take; seconds, on an idle machine.
@@ -33,6 +34,15 @@ pub const FAST: Pace = Pace { enqueued: 256, running: 64 };
 
 /// Slow enough for ten faults: 2000 tasks a second at most, on any machine, and a consumer that has a backlog.
 pub const SLOW: Pace = Pace { enqueued: 16, running: 4 };
+
+impl Pace {
+    /// How many tasks its consumer may have that are not settled: its prefetch or, as its tasks are short, four times as
+    /// many as run at once.
+    pub const fn held(self) -> usize {
+        let (prefetch, wide) = (PREFETCH as usize, 4 * self.running);
+        if wide > prefetch { wide } else { prefetch }
+    }
+}
 
 /// A fault test in its course.
 pub struct Run<'a> {

@@ -36,6 +36,8 @@ pub(super) struct Acks {
     before: usize,
     /// How many in the window are.
     behind: usize,
+    /// How many are out.
+    out: usize,
     /// Their tags, in the order of the acks; and some that lie before the window by now.
     unreported: VecDeque<u64>,
     /// How many of those, the first, were there when the linger ended last.
@@ -66,6 +68,7 @@ impl Acks {
             prefix: None,
             before: 0,
             behind: 0,
+            out: 0,
             unreported: VecDeque::new(),
             aged: 0,
             batch: batch(prefetch),
@@ -85,6 +88,7 @@ impl Acks {
             self.window.push_back(Slot::Gone);
         }
         self.window.push_back(Slot::Out);
+        self.out += 1;
     }
 
     /// Whether `tag` was out.
@@ -93,6 +97,7 @@ impl Acks {
             tag.checked_sub(self.base).and_then(|index| self.window.get_mut(usize::try_from(index).ok()?));
         let Some(slot @ Slot::Out) = slot else { return false };
         *slot = Slot::Gone;
+        self.out -= 1;
         if settlement == Settlement::Ack {
             *slot = Slot::Acked;
             self.behind += 1;
@@ -123,6 +128,11 @@ impl Acks {
     /// How many are acked and not reported.
     pub(super) fn finished(&self) -> usize {
         self.before + self.behind
+    }
+
+    /// How many the broker takes for unsettled.
+    pub(super) fn unsettled(&self) -> usize {
+        self.out + self.finished()
     }
 
     /// What should be sent now: a full batch, or two in single frames if so much waits that the broker may run out of

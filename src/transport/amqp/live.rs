@@ -79,7 +79,9 @@ pub(super) struct Live {
     probation: Option<Pin<Box<Sleep>>>,
     /// It was on probation and is not any more.
     is_restored: bool,
-    /// The prefetch is not the one asked for any more.
+    /// The prefetch that the broker was told.
+    current: u16,
+    /// That is not the one asked for any more.
     is_outdated: bool,
     /// The same channel with the prefetch asked for, on its way.
     resize: Option<JoinHandle<Option<(String, Messages)>>>,
@@ -132,6 +134,7 @@ impl Live {
             subscribe,
             probation,
             is_restored: false,
+            current: prefetch,
             is_outdated: false,
             resize: None,
         })
@@ -240,21 +243,28 @@ impl Live {
     }
 
     /// To the prefetch asked for, on the same channel: what is handed out stays ours. Deliveries of the old consumer
-    /// end before those of the new one begin. Not for a stream, which would have to be told where to go on.
+    /// end before those of the new one begin. One that is on its way while the old one is cancelled comes back, and counts
+    /// as returned: so that there is none, nothing is acknowledged before. Not for a stream, which would have to be told
+    /// where to go on.
     fn start_resize(&mut self, runtime: &Handle) {
         self.is_outdated = false;
         let (session, settler, old) = (self.session.clone(), self.settler.clone(), self.tag.clone());
         let (arguments, prefetch) =
             (consume_arguments(&self.subscribe, None), self.subscribe.prefetch.max(1));
+        let before = std::mem::replace(&mut self.current, prefetch);
         self.resize = Some(runtime.spawn(async move {
+            settler.pause(before).await;
             settler.set_prefetch(prefetch);
+            let channel = settler.clone();
             let work = async move {
-                let channel = settler.channel();
+                let channel = channel.channel();
                 channel.basic_cancel(BasicCancelArguments::new(&old)).await?;
                 channel.basic_qos(BasicQosArguments::new(0, prefetch, false)).await?;
                 channel.basic_consume_rx(arguments).await
             };
-            session.request("consume", work).await.ok()
+            let resized = session.request("consume", work).await;
+            settler.resume();
+            resized.ok()
         }));
     }
 

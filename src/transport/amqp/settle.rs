@@ -27,6 +27,8 @@ use crate::transport::amqp::session::InRuntime;
 
 /// How long a finished delivery waits for others at most.
 const LINGER: Duration = Duration::from_millis(5);
+/// How long a pause waits for what is on its way.
+const QUIET: Duration = Duration::from_millis(20);
 
 /// What the deliveries of a channel and its callback share: who holds the lock may send.
 pub(super) struct Outstanding {
@@ -41,11 +43,13 @@ struct State {
     acks: Acks,
     /// Rejections that found no room in the client's queue.
     unsent: VecDeque<Frame>,
+    /// Nothing is acknowledged for now.
+    is_paused: bool,
 }
 
 impl Outstanding {
     pub(super) fn new(prefetch: u16) -> Arc<Self> {
-        let state = State { acks: Acks::new(prefetch), unsent: VecDeque::new() };
+        let state = State { acks: Acks::new(prefetch), unsent: VecDeque::new(), is_paused: false };
         Arc::new(Self {
             state: Lock::new(state),
             is_dead: AtomicBool::new(false),
@@ -109,7 +113,7 @@ impl Settler {
 
     /// Sends everything that can be sent, and nothing afterwards.
     pub(super) fn finish(&self) {
-        self.flush();
+        self.resume();
         self.outstanding.die();
     }
 
@@ -120,6 +124,25 @@ impl Settler {
     /// The prefetch is another from now on.
     pub(super) fn set_prefetch(&self, prefetch: u16) {
         self.outstanding.state.lock().acks.set_prefetch(prefetch);
+    }
+
+    /// Acknowledges nothing until told to [`resume`](Self::resume), and returns when `prefetch` are unsettled, so that
+    /// no more can be on their way, or after 20 ms, when none should be.
+    pub(super) async fn pause(&self, prefetch: u16) {
+        self.outstanding.state.lock().is_paused = true;
+        let is_full = async {
+            while self.outstanding.state.lock().acks.unsettled() < usize::from(prefetch) {
+                tokio::time::sleep(QUIET / 20).await;
+            }
+        };
+        // An error: it is quiet instead.
+        let _ = tokio::time::timeout(QUIET, is_full).await;
+    }
+
+    /// Acknowledges what has waited for it.
+    pub(super) fn resume(&self) {
+        self.outstanding.state.lock().is_paused = false;
+        self.flush();
     }
 
     /// How many deliveries were settled.
@@ -153,6 +176,9 @@ impl Settler {
                 return;
             }
             state.unsent.pop_front();
+        }
+        if state.is_paused {
+            return;
         }
         for frame in frames {
             if !self.try_send(*frame) {
