@@ -153,7 +153,7 @@ async fn attend(
     tokio::select! {
         biased;
         report = &mut attempt => return report,
-        () = caught.acked.notified() => {}
+        () = caught.acked() => {}
     }
     *is_open = false;
     subscription.cancel().await;
@@ -191,6 +191,13 @@ impl Caught {
 
     fn take(&self) -> Vec<Delivery> {
         std::mem::take(&mut *self.kept.lock())
+    }
+
+    /// Returns when something is done and not let go. A notice may be left over from an attempt that has ended.
+    async fn acked(&self) {
+        while self.done.lock().is_empty() {
+            self.acked.notified().await;
+        }
     }
 
     /// Acknowledges what is done.

@@ -135,6 +135,32 @@ async fn others_go_on_while_one_is_apart_and_those_apart_run_one_by_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn those_apart_run_one_right_after_the_other() {
+    const COUNT: usize = 20;
+    let (broker, actor) = (Broker::in_process(), Actor::new());
+    let producer = Producer::builder(&broker).build().await.unwrap();
+    let short = Act::Sleep(SECOND / 1_000);
+    for task in producer.enqueue_all(vec![short; COUNT]).await {
+        task.unwrap();
+    }
+    for _ in 0..2 {
+        let queue = Name::new("queue", LANE).unwrap();
+        let subscribe = Subscribe::new(queue, 100, "test");
+        let mut subscription = broker.transport().subscribe(subscribe).await.unwrap();
+        let mut held = Vec::new();
+        while held.len() < COUNT {
+            held.extend(subscription.next().await);
+        }
+        subscription.close().await;
+    }
+    let consumer = consumer(&broker, &actor).await;
+    let seen = actor.wait_for(COUNT).await;
+    let took = seen[COUNT - 1].at - seen[0].at;
+    assert!(took < SECOND / 2, "{took:?} for {COUNT} tasks of a millisecond");
+    consumer.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_shutdown_counts_no_start_of_a_task_in_quarantine() {
     for (act, fate) in [
         (Act::UntilCancelled, Fate::Finished(Outcome::HandedBack)),
