@@ -13,43 +13,29 @@
 
 #[path = "throughput/measure.rs"]
 mod measure;
+#[path = "throughput/work.rs"]
+mod work;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::OnceLock;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
 use measure::Sample;
-use measure::Stopwatch;
 use measure::percentiles;
 use taskhare::Broker;
 use taskhare::Consumer;
 use taskhare::Event;
 use taskhare::Kind;
 use taskhare::Producer;
-use taskhare::Task;
 use taskhare::TaskId;
 use taskhare::testing::TestBroker;
-use tokio::sync::Notify;
+use work::Payload;
+use work::fill;
 
-/// What the data of a task takes, to have 128 bytes with the names.
-const DATA: usize = 104;
-
-/// A payload of 128 bytes.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-struct Payload {
-    number: u64,
-    data: String,
-}
-
-impl Task for Payload {
-    const NAME: &'static str = "bench";
-    type Output = ();
-}
+/// The payload of a task, in bytes.
+const SIZE: usize = 128;
 
 struct Settings {
     rounds: usize,
@@ -148,66 +134,9 @@ async fn connect(url: &str, has_events: bool) -> Broker {
 async fn run(row: &str, prefetch: u16, url: &str, tasks: u64, has_events: bool) -> Sample {
     let broker = connect(url, has_events).await;
     let producer = Producer::builder(&broker).queue("default").build().await.unwrap();
-    let sample = match row {
-        "enqueue" => {
-            fill(&producer, 1_000).await;
-            let watch = Stopwatch::start();
-            fill(&producer, tasks).await;
-            watch.stop(tasks)
-        }
-        "consume" => {
-            fill(&producer, tasks).await;
-            consume(&broker, prefetch, tasks).await.done().await.stop(tasks)
-        }
-        _ => {
-            let consumer = consume(&broker, prefetch, tasks).await;
-            fill(&producer, tasks).await;
-            consumer.done().await.stop(tasks)
-        }
-    };
+    let sample = work::run(row, &broker, &producer, prefetch, SIZE, tasks).await.stop(tasks);
     broker.close().await;
     sample
-}
-
-async fn fill(producer: &Producer, tasks: u64) {
-    let tasks = (0..tasks).map(|number| Payload { number, data: "x".repeat(DATA) });
-    for task in producer.enqueue_all(tasks).await {
-        task.unwrap();
-    }
-}
-
-struct Counting {
-    consumer: Consumer,
-    first: Arc<OnceLock<Stopwatch>>,
-    all: Arc<Notify>,
-}
-
-async fn consume(broker: &Broker, prefetch: u16, tasks: u64) -> Counting {
-    let (first, all) = (Arc::new(OnceLock::new()), Arc::new(Notify::new()));
-    let (count, begin, end) = (AtomicU64::new(0), first.clone(), all.clone());
-    let consumer = Consumer::builder(broker)
-        .handler_fn(move |_: Payload, _| {
-            begin.get_or_init(Stopwatch::start);
-            if count.fetch_add(1, Ordering::Relaxed) + 1 == tasks {
-                end.notify_one();
-            }
-            async { Ok(()) }
-        })
-        .concurrency(prefetch.into())
-        .prefetch(prefetch)
-        .start()
-        .await
-        .unwrap();
-    Counting { consumer, first, all }
-}
-
-impl Counting {
-    /// Waits until the last acknowledgement has reached the broker.
-    async fn done(self) -> Stopwatch {
-        self.all.notified().await;
-        self.consumer.shutdown().await;
-        *self.first.get().unwrap()
-    }
 }
 
 /// From the end of handlers until a reader in another process would know.
@@ -237,10 +166,10 @@ async fn known(is_busy: bool, url: &str, tasks: u64) -> Sample {
         latencies
     });
     if is_busy {
-        fill(&producer, count).await;
+        fill(&producer, SIZE, count).await;
     } else {
         for number in 0..count {
-            producer.enqueue(Payload { number, data: "x".repeat(DATA) }).await.unwrap();
+            producer.enqueue(Payload::new(number, SIZE)).await.unwrap();
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

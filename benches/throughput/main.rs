@@ -12,23 +12,10 @@
 mod measure;
 mod ours;
 mod raw;
+mod work;
 
 use measure::Sample;
 use taskhare::testing::TestBroker;
-
-/// A payload of about `size` bytes.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-pub struct Payload {
-    pub number: u64,
-    pub data: String,
-}
-
-impl Payload {
-    pub fn new(number: u64, size: usize) -> Self {
-        // What MessagePack adds for names and lengths.
-        Self { number, data: "x".repeat(size.saturating_sub(24)) }
-    }
-}
 
 /// The same for both.
 pub const WINDOW: usize = 512;

@@ -30,11 +30,11 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc;
 
 use crate::PREFETCH;
-use crate::Payload;
 use crate::WINDOW;
 use crate::measure::Sample;
 use crate::measure::Stopwatch;
 use crate::measure::percentiles;
+use crate::work::Payload;
 
 const QUEUE: &str = "raw";
 /// A quarter of the prefetch.
