@@ -142,11 +142,9 @@ pub(crate) fn refused(error: PublishError, id: TaskId, queue: &QueueName) -> Err
 
 #[cfg(test)]
 mod tests {
-    use std::borrow::Cow;
 
     use super::*;
     use crate::lane::Priority;
-    use crate::message::Headers;
     use crate::task::TaskId;
     use crate::topology::Namespace;
 
@@ -164,23 +162,11 @@ mod tests {
             Err(_) => NOW - Duration::from_millis(ms.unsigned_abs()),
         });
         Envelope {
-            id: TaskId::from_u128(7),
-            name: Cow::Borrowed("send"),
-            enqueued_at: NOW,
-            attempt: 1,
-            max_attempts: None,
             priority: Priority::Low,
             due,
             hold: Some(Duration::from_secs(77)),
             deadline: deadline.map(|ms| NOW + Duration::from_millis(ms)),
-            run_timeout: None,
-            revision: 0,
-            returned: 0,
-            unique: None,
-            tick: None,
-            reply_to: None,
-            payload: Vec::new(),
-            rest: Headers::new(),
+            ..Envelope::new(TaskId::from_u128(7), "send", NOW, Vec::new())
         }
     }
 

@@ -202,6 +202,34 @@ pub(crate) fn lease(message: &Message) -> Option<u64> {
 }
 
 impl Envelope {
+    /// Of a task for its first attempt, at once, with nothing special.
+    pub(crate) fn new(
+        id: TaskId,
+        name: impl Into<Cow<'static, str>>,
+        enqueued_at: Duration,
+        payload: Vec<u8>,
+    ) -> Self {
+        Self {
+            id,
+            name: name.into(),
+            enqueued_at,
+            attempt: 1,
+            max_attempts: None,
+            priority: Priority::Normal,
+            due: None,
+            hold: None,
+            deadline: None,
+            run_timeout: None,
+            revision: 0,
+            returned: 0,
+            unique: None,
+            tick: None,
+            reply_to: None,
+            payload,
+            rest: Headers::new(),
+        }
+    }
+
     pub(crate) fn seal(self) -> Message {
         let mut headers = Headers::new();
         if self.id.time().as_ref().map(Duration::as_millis) != Some(self.enqueued_at.as_millis()) {
@@ -463,25 +491,8 @@ mod tests {
     use crate::outcome::DeadReason;
 
     fn envelope() -> Envelope {
-        Envelope {
-            id: TaskId::from_u128(7),
-            name: "resize".into(),
-            enqueued_at: Duration::from_millis(1_700_000_000_123),
-            attempt: 1,
-            max_attempts: None,
-            priority: Priority::Normal,
-            due: None,
-            hold: None,
-            deadline: None,
-            run_timeout: None,
-            revision: 0,
-            returned: 0,
-            unique: None,
-            tick: None,
-            reply_to: None,
-            payload: vec![0xc0],
-            rest: Headers::new(),
-        }
+        let enqueued_at = Duration::from_millis(1_700_000_000_123);
+        Envelope::new(TaskId::from_u128(7), "resize", enqueued_at, vec![0xc0])
     }
 
     #[test]

@@ -23,7 +23,6 @@ use crate::error::Result;
 use crate::event::TaskChange;
 use crate::event::TaskEvent;
 use crate::journal::Journal;
-use crate::message::Headers;
 use crate::retry::RetryPolicy;
 use crate::route;
 use crate::route::Route;
@@ -153,23 +152,15 @@ impl Producer {
             false => producer.outputs.expect::<T>(&producer.broker, id).await?,
         };
         let mut envelope = Envelope {
-            id,
-            name: T::NAME.into(),
-            enqueued_at: now,
-            attempt: 1,
             max_attempts: options.max_attempts,
             priority: options.priority,
             due,
-            hold: None,
             deadline,
             run_timeout: options.run_timeout,
             revision: if options.reschedules { revision(now) } else { 0 },
-            returned: 0,
             unique: claim.as_ref().map(|claim| claim.key.clone()),
-            tick: None,
             reply_to: output.as_ref().map(|output| output.reply_to().to_owned()),
-            payload,
-            rest: Headers::new(),
+            ..Envelope::new(id, T::NAME, now, payload)
         };
         if let Some(policy) = policy {
             envelope.set_policy(&policy);

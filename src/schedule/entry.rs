@@ -88,24 +88,15 @@ fn envelope_of(
     let mut rest = Headers::new();
     rest.insert(envelope::SCHEDULE, Value::Table(table));
     let deadline = tick.as_ref().and_then(|tick| definition.deadline(tick, now));
+    let (name, payload) = (definition.task.clone(), definition.payload.clone());
     let mut envelope = Envelope {
-        id,
-        name: definition.task.clone().into(),
-        enqueued_at: now,
-        attempt: 1,
         max_attempts: definition.max_attempts,
         priority: definition.priority,
-        due: None,
-        hold: None,
         deadline,
         run_timeout: definition.run_timeout,
-        revision: 0,
-        returned: 0,
-        unique: None,
         tick: tick.map(Box::new),
-        reply_to: None,
-        payload: definition.payload.clone(),
         rest,
+        ..Envelope::new(id, name, now, payload)
     };
     if let Some(policy) = &definition.retry {
         envelope.set_policy(policy);

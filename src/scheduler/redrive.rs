@@ -170,32 +170,12 @@ mod tests {
     use super::*;
     use crate::envelope;
     use crate::envelope::Envelope;
-    use crate::lane::Priority;
-    use crate::message::Headers;
     use crate::message::Message;
     use crate::task::TaskId;
 
     /// A letter that died at the tenth second, after having been redriven so often.
     fn letter(reason: DeadReason, redriven: u32) -> DeadLetter {
-        let task = Envelope {
-            id: TaskId::new(),
-            name: "send".into(),
-            enqueued_at: Duration::ZERO,
-            attempt: 1,
-            max_attempts: None,
-            priority: Priority::Normal,
-            due: None,
-            hold: None,
-            deadline: None,
-            run_timeout: None,
-            revision: 0,
-            returned: 0,
-            unique: None,
-            tick: None,
-            reply_to: None,
-            payload: Vec::new(),
-            rest: Headers::new(),
-        };
+        let task = Envelope::new(TaskId::new(), "send", Duration::ZERO, Vec::new());
         let task = (0..redriven).fold(task, |task, _| task.revive(Duration::ZERO));
         let queue = QueueName::new("mail").unwrap();
         let message: Message = task.seal();
