@@ -17,6 +17,11 @@ impl Instance {
         &self.0
     }
 
+    /// Its machine.
+    pub(crate) fn host(&self) -> &str {
+        self.0.split(':').next().unwrap_or_default()
+    }
+
     /// A part of this process.
     pub(crate) fn part(&self, number: u64) -> Arc<str> {
         format!("{self}/{number}").into()
@@ -29,10 +34,10 @@ impl fmt::Display for Instance {
     }
 }
 
-/// The name of this machine, at most 64 characters; `localhost` if it has none.
-pub(crate) fn hostname() -> String {
+/// The name of this machine, at most 64 characters and without a colon; `localhost` if it has none.
+fn hostname() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
     let name = name.or_else(|| std::env::var("HOSTNAME").ok()).or_else(|| std::env::var("COMPUTERNAME").ok());
-    let name: String = name.unwrap_or_default().trim().chars().take(64).collect();
+    let name: String = name.unwrap_or_default().trim().chars().filter(|char| *char != ':').take(64).collect();
     if name.is_empty() { "localhost".to_owned() } else { name }
 }

@@ -24,7 +24,7 @@ use crate::transport::Subscribe;
 use crate::transport::Transport;
 
 /// The `type` of what is appended only to be read back.
-const MARKER: &str = "taskhare.marker";
+pub(crate) const MARKER: &str = "taskhare.marker";
 /// How much of a stream is on its way to us at a time.
 const PREFETCH: u16 = 256;
 
@@ -44,6 +44,11 @@ pub(crate) struct Place {
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) exchange: Name,
     pub(crate) stream: Name,
+}
+
+/// A message that says nothing, for whoever wants to know that it has read all that is before it.
+pub(crate) fn marker(id: String) -> Message {
+    Message { kind: Some(MARKER.into()), correlation_id: Some(id), ..Message::default() }
 }
 
 /// Who waits to read back what it appended, by correlation id.
@@ -91,7 +96,8 @@ impl<R: Send + 'static> Log<R> {
             answer.lock().clear();
         });
         let log = Self { place, waiting, _reader: AbortOnDropHandle::new(reader) };
-        log.append(Message { kind: Some(MARKER.into()), ..Message::default() }, limit).await?;
+        // It gets an id of its own.
+        log.append(marker(String::new()), limit).await?;
         Ok(log)
     }
 

@@ -228,6 +228,12 @@ impl Broker {
         self.log(self.0.names.unique())
     }
 
+    /// The stream of what happens to tasks.
+    pub(crate) fn history(&self) -> Place {
+        let (exchange, stream) = (self.0.names.events(), self.0.names.history());
+        Place { transport: self.0.transport.clone(), exchange, stream }
+    }
+
     fn log(&self, name: Name) -> Place {
         Place { transport: self.0.transport.clone(), exchange: name.clone(), stream: name }
     }
@@ -237,12 +243,10 @@ impl Broker {
         self.0.journal.as_ref()
     }
 
-    /// The same, for who declares what it needs, or may not: then the history must be there already.
+    /// The same, for who declares its queues, and the history with them, or may not: then that must be there already.
     pub(crate) async fn journal_for(&self, declares: bool) -> Result<Option<Journal>> {
         let Some(journal) = &self.0.journal else { return Ok(None) };
-        if declares {
-            self.declare(Part::History).await?;
-        } else if self.0.transport.depth(&self.0.names.history()).await?.is_none() {
+        if !declares && self.0.transport.depth(&self.0.names.history()).await?.is_none() {
             tracing::warn!("there is no history: nothing is told of tasks");
             return Ok(None);
         }

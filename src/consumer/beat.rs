@@ -22,13 +22,9 @@ use crate::event::ConsumerChange;
 use crate::event::ConsumerEvent;
 use crate::event::Heartbeat;
 use crate::event::QueueLoad;
-use crate::instance::hostname;
 use crate::journal::Journal;
 use crate::transport::Health;
 use crate::transport::Outage;
-
-/// How many of the tasks that run are told of.
-const MOST_RUNNING: usize = 64;
 
 /// What a consumer tells of itself, and from what.
 pub(super) struct Beat {
@@ -126,13 +122,13 @@ impl Beat {
             }
         });
         Box::new(Heartbeat {
-            host: hostname(),
+            host: self.journal.instance().host().to_owned(),
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             connections: self.connections.clone(),
             interval: self.interval,
             queues: queues.collect(),
-            running: self.running.oldest(MOST_RUNNING),
+            running: self.running.oldest(Heartbeat::MOST_RUNNING),
         })
     }
 }

@@ -7,6 +7,8 @@ use std::time::SystemTime;
 use serde::Deserialize;
 use serde::Serialize;
 
+use super::task::TaskChange;
+use super::task::TaskEvent;
 use super::times::microseconds;
 use super::times::optional_microseconds;
 use super::times::time_of_day;
@@ -86,6 +88,11 @@ pub struct Heartbeat {
     pub running: Vec<RunningTask>,
 }
 
+impl Heartbeat {
+    /// How many tasks it tells of; with fewer it tells of all that have run for a while.
+    pub(crate) const MOST_RUNNING: usize = 64;
+}
+
 /// What a consumer has of one queue.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -127,4 +134,20 @@ pub struct RunningTask {
     /// How long it may run at most, with the time it has to stop.
     #[serde(with = "optional_microseconds")]
     pub limit: Option<Duration>,
+}
+
+impl RunningTask {
+    /// What has changed for it, as `by` says.
+    pub(crate) fn event(&self, at: SystemTime, by: &Arc<str>, change: TaskChange) -> TaskEvent {
+        TaskEvent {
+            id: self.id,
+            name: self.name.clone().into(),
+            queue: self.queue.as_str().into(),
+            lane: None,
+            attempt: self.attempt,
+            at,
+            by: by.clone(),
+            change,
+        }
+    }
 }

@@ -137,6 +137,14 @@ impl TaskState {
         state
     }
 
+    /// Takes the next event about a task of which something may be known.
+    pub(crate) fn follow(known: &mut Option<Self>, event: &TaskEvent) {
+        match known {
+            None => *known = Some(Self::new(event)),
+            Some(state) => drop(state.apply(event)),
+        }
+    }
+
     /// Takes the next event about the task; whether that has changed anything.
     pub(crate) fn apply(&mut self, event: &TaskEvent) -> bool {
         match &event.change {

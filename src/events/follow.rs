@@ -79,10 +79,7 @@ impl Follow {
         while !self.is_over {
             match ready!(self.events.poll_event(cx)) {
                 Some(Event::Task(event)) => {
-                    match &mut self.state {
-                        None => self.state = Some(TaskState::new(&event)),
-                        Some(state) => drop(state.apply(&event)),
-                    }
+                    TaskState::follow(&mut self.state, &event);
                     self.is_over = self.is_live && self.is_done();
                     return Poll::Ready(Some(event));
                 }

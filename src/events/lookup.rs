@@ -99,10 +99,7 @@ impl Lookup {
             let mut state: Option<TaskState> = None;
             while let Some(event) = events.next().await {
                 let Event::Task(event) = event else { continue };
-                match &mut state {
-                    None => state = Some(TaskState::new(&event)),
-                    Some(state) => drop(state.apply(&event)),
-                }
+                TaskState::follow(&mut state, &event);
                 if !reads_on && state.as_ref().is_some_and(|state| is_final(&state.standing)) {
                     return Ok((state, events.messages()));
                 }

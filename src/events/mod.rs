@@ -24,7 +24,6 @@ pub use follow::Follow;
 pub use lookup::Lookup;
 pub use stream::EventStream;
 pub(crate) use stream::Read;
-pub(crate) use stream::marker;
 
 /// How many messages, each with up to 2,000 events, are on their way to a reader at a time.
 const PREFETCH: u16 = 16;

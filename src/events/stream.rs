@@ -15,20 +15,17 @@ use super::letter;
 use super::sequences::Place;
 use super::sequences::Sequences;
 use crate::broker::Broker;
-use crate::error::Error;
 use crate::error::Result;
 use crate::event::Batch;
 use crate::event::Event;
-use crate::message::Message;
+use crate::log::MARKER;
+use crate::log::marker;
 use crate::task::TaskId;
 use crate::topology::Names;
 use crate::transport::Delivery;
-use crate::transport::Publish;
 use crate::transport::Subscription;
 
-/// The `type` of what is written only to find the end.
-const MARKER: &str = "taskhare.marker";
-/// How long writing it may take.
+/// How long it may take to write a marker.
 const MARKER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Events, one after the other: see [`Broker::events`]. Dropped, it stops to read.
@@ -181,13 +178,6 @@ pub(crate) enum Read {
     Marker(String),
 }
 
-/// A message that says nothing, for whoever wants to know that it has read all that is before it.
-pub(crate) fn marker(broker: &Broker, id: String) -> Publish {
-    let exchange = broker.names().events();
-    let message = Message { kind: Some(MARKER.into()), correlation_id: Some(id), ..Message::default() };
-    Publish { key: exchange.clone(), exchange, mandatory: true, message }
-}
-
 /// Writes into the history a message that says nothing, after all that this process has to tell so far; its correlation
 /// id.
 async fn mark(broker: &Broker) -> Result<String> {
@@ -195,9 +185,7 @@ async fn mark(broker: &Broker) -> Result<String> {
         journal.flush().await;
     }
     let id = TaskId::new().to_string();
-    let published = broker.transport().publish(&marker(broker, id.clone()), MARKER_TIMEOUT).await;
-    let stream = broker.names().history().to_string();
-    published.map_err(|source| Error::Append { stream, source: Box::new(source) })?;
+    broker.history().append(marker(id.clone()), MARKER_TIMEOUT).await?;
     Ok(id)
 }
 

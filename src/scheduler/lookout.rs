@@ -27,14 +27,12 @@ use tokio::time::timeout;
 use crate::broker::Broker;
 use crate::error::Error;
 use crate::error::Result;
-use crate::event::RunningTask;
 use crate::event::TaskChange;
-use crate::event::TaskEvent;
 use crate::events::EventStream;
 use crate::events::Read;
-use crate::events::marker;
 use crate::hook::Hook;
 use crate::lock::Lock;
+use crate::log::marker;
 use crate::task::TaskId;
 use crate::watch::Alert;
 use crate::watch::Now;
@@ -160,10 +158,10 @@ impl Lookout {
         }
         let since = self.probe.take().map_or(now, |probe| probe.since);
         let id = TaskId::new().to_string();
-        let (transport, publish) = (self.broker.transport().clone(), marker(&self.broker, id.clone()));
+        let (history, marker) = (self.broker.history(), marker(id.clone()));
         self.probe = Some(Probe { id, sent: now, since });
         tokio::spawn(async move {
-            if let Err(error) = transport.publish(&publish, MARKER_TIMEOUT).await {
+            if let Err(error) = history.append(marker, MARKER_TIMEOUT).await {
                 tracing::debug!(%error, "the history takes nothing");
             }
         });
@@ -217,7 +215,8 @@ impl Lookout {
         match alert {
             Alert::TaskLost { task, consumer } => {
                 if let Some(journal) = self.broker.journal() {
-                    journal.record(self.lost(task, consumer, journal.instance().name()));
+                    let change = TaskChange::Lost { consumer: consumer.clone() };
+                    journal.record(task.event(self.now().time, journal.instance().name(), change));
                 }
             }
             Alert::TaskOverdue { task, consumer, by } => {
@@ -228,19 +227,6 @@ impl Lookout {
                 tokio::spawn(close(connections.unwrap_or_default(), reason));
             }
             _ => {}
-        }
-    }
-
-    fn lost(&self, task: &RunningTask, consumer: &Arc<str>, by: &Arc<str>) -> TaskEvent {
-        TaskEvent {
-            id: task.id,
-            name: task.name.clone().into(),
-            queue: task.queue.as_str().into(),
-            lane: None,
-            attempt: task.attempt,
-            at: self.now().time,
-            by: by.clone(),
-            change: TaskChange::Lost { consumer: consumer.clone() },
         }
     }
 }
@@ -268,7 +254,9 @@ mod tests {
     use crate::event::ConsumerEvent;
     use crate::event::Heartbeat;
     use crate::event::Kind;
+    use crate::event::RunningTask;
     use crate::event::Standing;
+    use crate::event::TaskEvent;
     use crate::scheduler::Scheduler;
 
     const SECOND: Duration = Duration::from_secs(1);

@@ -39,8 +39,6 @@ const MOST_QUEUES: usize = 1_000;
 const MOST_DOUBTS: usize = 10_000;
 /// How long after a start by another consumer the one before may tell that it has given the task back.
 const DOUBT: Duration = Duration::from_secs(1);
-/// How many tasks a heartbeat tells of; with fewer it tells of all that have run for a while.
-const FULL_HEARTBEAT: usize = 64;
 /// How long a lost task is watched for.
 const REMEMBERED: Duration = Duration::from_secs(60 * 60);
 
@@ -347,27 +345,18 @@ impl Table {
                 return None;
             }
         }
-        let started = TaskEvent {
-            id: task.id,
-            name: task.name.clone().into(),
-            queue: task.queue.as_str().into(),
-            lane: None,
-            attempt: task.attempt,
-            at,
-            by: event.consumer.clone(),
-            change: TaskChange::Started {
-                waited: Duration::ZERO,
-                delayed: false,
-                redelivered: false,
-                limit: task.limit,
-            },
+        let change = TaskChange::Started {
+            waited: Duration::ZERO,
+            delayed: false,
+            redelivered: false,
+            limit: task.limit,
         };
-        self.step(&started, now)
+        self.step(&task.event(at, &event.consumer, change), now)
     }
 
     /// What a consumer does not run any more, by its own word, has ended without that being told, or was given up.
     fn reconcile(&mut self, heartbeat: &Heartbeat, event: &ConsumerEvent) {
-        if heartbeat.running.len() >= FULL_HEARTBEAT {
+        if heartbeat.running.len() >= Heartbeat::MOST_RUNNING {
             return;
         }
         let told: HashSet<TaskId> = heartbeat.running.iter().map(|task| task.id).collect();
