@@ -55,6 +55,14 @@
 //! [`Scheduler`]s stand by, one is active; when it dies another fires the next tick, without a database, and no tick is
 //! missed or fired twice. [`Broker::schedules`] lists, pauses, triggers and removes them.
 //!
+//! # What becomes of it
+//!
+//! [`Enqueued::output`] waits for the output, or for the typed reason why there is none. From any process,
+//! [`Broker::status`] says where a task stands by its id, [`Broker::follow`] tells it as it changes, with what its handler
+//! says by [`TaskContext::progress`], and [`Broker::events`] is a stream of all that happens to tasks and consumers, now or
+//! since a time of the last seven days. The active [`Scheduler`] watches the same: it tells of lost and overdue tasks and
+//! of silent consumers ([`on_alert`](SchedulerBuilder::on_alert)), and enqueues failed tasks again by [`Redrive`].
+//!
 //! # Testing handlers
 //!
 //! [`Broker::in_process`] keeps the same contract as RabbitMQ (one suite runs against both) on tokio's clock: under

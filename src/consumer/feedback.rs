@@ -57,7 +57,8 @@ impl Feedback {
         Self { journal, by, queue: queue.text(), tally, clock: broker.clock() }
     }
 
-    /// An attempt begins now, which may run for `limit`. It is told once it waits for something, or else with its end.
+    /// An attempt begins now, which may run for `limit`. That it began is told with its end, unless [`started`](Self::started)
+    /// comes before.
     pub(super) fn begin(&self, lane: Option<Lane>, redelivered: bool, limit: Option<Duration>) -> Begun {
         let at = if self.journal.is_some() { self.clock.now() } else { Duration::ZERO };
         Begun { lane, at, redelivered, limit, is_told: false }
