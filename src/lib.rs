@@ -75,6 +75,7 @@
 //! their events, as JSON and CSV (`taskhare::stats`). `otel`: traces from the enqueuer to the handler, by OpenTelemetry;
 //! `metrics`: counters, gauges and histograms; both, and what is logged, are in [`telemetry`]. `management`: a client of
 //! RabbitMQ's management API, which closes the connections of consumers that hang. `full`: all of these.
+//! `tls`: `amqps://`, by rustls (`taskhare::Tls`).
 //! `testing`: a real RabbitMQ for tests, with faults;
 //! `testcontainers`: the same, from Docker.
 //!
@@ -124,6 +125,8 @@ pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod tick;
+#[cfg(feature = "tls")]
+mod tls;
 #[doc(hidden)]
 pub mod topology;
 #[doc(hidden)]
@@ -199,6 +202,8 @@ pub use task::ParseTaskIdError;
 pub use task::Task;
 pub use task::TaskId;
 pub use tick::Tick;
+#[cfg(feature = "tls")]
+pub use tls::Tls;
 pub use topology::Replication;
 pub use watch::Alert;
 pub use watch::ConsumerState;

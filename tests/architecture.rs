@@ -13,7 +13,7 @@ use std::path::Path;
 const LAYERS: &[&[&str]] = &[
     &["outcome"],
     &["error", "hook", "lock", "instance", "url"],
-    &["management", "name", "message", "clock", "lane", "retry"],
+    &["management", "name", "message", "clock", "lane", "retry", "tls"],
     &["cadence"],
     &["task", "failures"],
     &["tick", "progress"],
@@ -46,7 +46,9 @@ const CONFINED: &[(&str, &str)] = &[
     ("metrics::", "telemetry::meter"),
     ("opentelemetry::", "telemetry::trace"),
     ("rmp_serde::", "envelope"),
+    ("rustls_native_certs::", "tls"),
     ("sketches_ddsketch::", "stats::durations"),
+    ("tokio_rustls::", "tls"),
     ("ureq::", "management"),
 ];
 

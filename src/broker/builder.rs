@@ -16,6 +16,8 @@ use crate::journal::Journal;
 use crate::lock::Lock;
 use crate::message::LONGEST_TIME_TO_LIVE;
 use crate::telemetry;
+#[cfg(feature = "tls")]
+use crate::tls::Tls;
 use crate::topology;
 use crate::topology::HistoryLimits;
 use crate::topology::Names;
@@ -38,6 +40,8 @@ pub struct BrokerBuilder {
     app: Option<String>,
     heartbeat: Option<Duration>,
     confirm_window: Option<usize>,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
 }
 
 /// Without the URLs, which may hold passwords.
@@ -62,6 +66,8 @@ impl Default for BrokerBuilder {
             app: None,
             heartbeat: None,
             confirm_window: None,
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 }
@@ -177,6 +183,14 @@ impl BrokerBuilder {
         self
     }
 
+    /// How TLS proves who is who, for `amqps://` in the URL; with another it is [`Error::InvalidSetting`]. Defaults to
+    /// [`Tls::new`]: what this system trusts.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
     /// Connects to RabbitMQ.
     ///
     /// # Errors
@@ -206,6 +220,11 @@ impl BrokerBuilder {
         options.instance = instance.name().clone();
         options.heartbeat = self.heartbeat.unwrap_or(options.heartbeat);
         options.confirm_window = self.confirm_window.unwrap_or(options.confirm_window);
+        #[cfg(feature = "tls")]
+        {
+            let usual = options.endpoints.iter().any(|endpoint| endpoint.is_tls).then(Tls::new);
+            options.tls = self.tls.clone().or(usual).map(|tls| tls.secured()).transpose()?;
+        }
         Ok(options)
     }
 

@@ -110,7 +110,8 @@ impl Broker {
     }
 
     /// Connects to RabbitMQ: `amqp://user:password@host:port/vhost`. What is left out is `guest`, `guest`, `localhost`,
-    /// 5672 and `/`. Several URLs, separated by commas, are several nodes of one cluster.
+    /// 5672 and `/`. Several URLs, separated by commas, are several nodes of one cluster. `amqps://`, with the port 5671,
+    /// is TLS, which needs the feature `tls`.
     ///
     /// # Errors
     ///

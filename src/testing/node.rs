@@ -270,7 +270,7 @@ fn environment(
 fn write_files(dir: &Path, conf: &str) -> io::Result<()> {
     std::fs::DirBuilder::new().mode(0o700).create(dir)?;
     std::fs::write(dir.join("rabbitmq.conf"), conf)?;
-    std::fs::write(dir.join("enabled_plugins"), "[rabbitmq_management].\n")?;
+    std::fs::write(dir.join("enabled_plugins"), "[rabbitmq_auth_mechanism_ssl,rabbitmq_management].\n")?;
     // Erlang refuses a cookie that others may read.
     let mut cookie = std::fs::OpenOptions::new()
         .write(true)

@@ -29,6 +29,8 @@ mod stream;
 mod subscribe;
 mod tasks;
 mod ticks;
+#[cfg(feature = "tls")]
+mod tls;
 #[cfg(feature = "otel")]
 mod traces;
 mod traps;

@@ -6,6 +6,8 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::error::Result;
 use crate::instance::Instance;
+#[cfg(feature = "tls")]
+use crate::tls::Secured;
 use crate::transport::amqp::url;
 use crate::transport::amqp::url::Endpoint;
 
@@ -35,6 +37,9 @@ pub struct Options {
     pub first_backoff: Duration,
     /// The longest pause before connecting again. Defaults to 2 seconds: a broker that is back is found soon.
     pub longest_backoff: Duration,
+    /// Of `amqps://`.
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<Secured>,
 }
 
 impl Options {
@@ -63,6 +68,8 @@ impl Options {
             confirm_window: 512,
             first_backoff: Duration::from_millis(100),
             longest_backoff: Duration::from_secs(2),
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 
@@ -86,6 +93,10 @@ impl Options {
         }
         if !(1..=4096).contains(&self.confirm_window) {
             return invalid("confirm_window", "it must be 1 to 4096");
+        }
+        #[cfg(feature = "tls")]
+        if self.endpoints.iter().any(|endpoint| endpoint.is_tls != self.tls.is_some()) {
+            return invalid("tls", "it is for amqps://, and the URL is another");
         }
         if self.first_backoff.is_zero() || self.longest_backoff < self.first_backoff {
             return invalid("backoff", "the first must be over zero, and the longest not shorter");

@@ -21,6 +21,10 @@ use amqprs::channel::Channel;
 use amqprs::connection::Connection;
 use amqprs::connection::OpenConnectionArguments;
 use amqprs::error::Error as ClientError;
+#[cfg(feature = "tls")]
+use amqprs::security::SecurityCredentials;
+#[cfg(feature = "tls")]
+use amqprs::tls::TlsAdaptor;
 use async_trait::async_trait;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -29,6 +33,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
 use crate::lock::Lock;
+#[cfg(feature = "tls")]
+use crate::tls::Secured;
 use crate::transport::amqp::options::Options;
 use crate::transport::amqp::refusal;
 use crate::transport::amqp::url::Endpoint;
@@ -166,6 +172,14 @@ impl Session {
             .virtual_host(&endpoint.vhost)
             .connection_name(name)
             .heartbeat(u16::try_from(heartbeat).unwrap_or(u16::MAX));
+        #[cfg(feature = "tls")]
+        if let Some(Secured { connector, server_name, logs_in }) = options.tls.clone() {
+            let name = server_name.unwrap_or_else(|| endpoint.host.clone());
+            arguments.tls_adaptor(TlsAdaptor::new(connector, name));
+            if logs_in {
+                arguments.credentials(SecurityCredentials::new_external());
+            }
+        }
         let started = Instant::now();
         let connection = match timeout(limit, Connection::open(&arguments)).await {
             Ok(Ok(connection)) => InRuntime::new(connection),

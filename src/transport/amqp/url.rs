@@ -10,14 +10,17 @@ use crate::error::Result;
 use crate::url;
 
 const DEFAULT_PORT: u16 = 5672;
+const DEFAULT_TLS_PORT: u16 = 5671;
 
 /// A broker's address, the login and the virtual host. `Display` is `host:port`, and `Debug` leaves the password out.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// A host name or an address; an IPv6 address without brackets.
     pub host: String,
-    /// The port, 5672 by default.
+    /// The port, by default 5672, or 5671 of `amqps://`.
     pub port: u16,
+    /// Whether it is `amqps://`: reached by TLS, or not at all.
+    pub is_tls: bool,
     /// The user, `guest` by default.
     pub user: String,
     /// The password, `guest` by default.
@@ -41,6 +44,7 @@ impl fmt::Debug for Endpoint {
         f.debug_struct("Endpoint")
             .field("host", &self.host)
             .field("port", &self.port)
+            .field("is_tls", &self.is_tls)
             .field("user", &self.user)
             .field("vhost", &self.vhost)
             .finish_non_exhaustive()
@@ -56,22 +60,31 @@ impl Endpoint {
 
 /// Reads one URL, or several separated by commas.
 pub(super) fn parse(urls: &str) -> Result<Vec<Endpoint>> {
-    urls.split(',').map(|url| parse_one(url.trim()).map_err(|reason| Error::InvalidUrl { reason })).collect()
+    let invalid = |reason| Error::InvalidUrl { reason };
+    let endpoints = urls.split(',').map(|url| parse_one(url.trim()).map_err(invalid));
+    let endpoints: Vec<Endpoint> = endpoints.collect::<Result<_>>()?;
+    if endpoints.iter().any(|it| it.is_tls != endpoints[0].is_tls) {
+        // Whoever keeps the one from answering would get the password by the other.
+        return Err(invalid("amqps:// and amqp:// in one list: all or none are by TLS".to_owned()));
+    }
+    Ok(endpoints)
 }
 
 // The reasons must not repeat what might be a password: see `crate::url`.
 fn parse_one(url: &str) -> Result<Endpoint, String> {
     let uri = url::parse(url)?;
-    match uri.scheme().as_str().to_ascii_lowercase().as_str() {
-        "amqp" => {}
-        "amqps" => return Err("amqps:// needs TLS, which this build does not have yet".to_owned()),
+    let is_tls = match uri.scheme().as_str().to_ascii_lowercase().as_str() {
+        "amqp" => false,
+        "amqps" if cfg!(feature = "tls") => true,
+        "amqps" => return Err("amqps:// needs taskhare's feature `tls`".to_owned()),
         _ => return Err("it does not begin with amqp://".to_owned()),
-    }
+    };
     let authority = uri.authority().ok_or("it does not begin with amqp://")?;
     let (user, password) = url::login(authority)?;
     let mut endpoint = Endpoint {
         host: url::host(authority)?,
-        port: url::port(authority)?.unwrap_or(DEFAULT_PORT),
+        port: url::port(authority)?.unwrap_or(if is_tls { DEFAULT_TLS_PORT } else { DEFAULT_PORT }),
+        is_tls,
         user,
         password,
         vhost: vhost(uri.path().as_str())?,
@@ -119,6 +132,7 @@ mod tests {
         Endpoint {
             host: host.to_owned(),
             port,
+            is_tls: false,
             user: user.to_owned(),
             password: password.to_owned(),
             vhost: vhost.to_owned(),
@@ -149,6 +163,13 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "tls")]
+    fn tls_has_a_port_of_its_own() {
+        let expected = Endpoint { is_tls: true, ..endpoint("h", 5671, "guest", "guest", "/") };
+        assert_eq!(parse("AMQPS://h").unwrap(), [expected]);
+    }
+
+    #[test]
     fn several_urls_and_their_parameters_are_read() {
         let found = parse("amqp://a?heartbeat=7&connection_timeout=1500, amqp://b").unwrap();
         assert_eq!(found[0].heartbeat, Some(Duration::from_secs(7)));
@@ -162,7 +183,10 @@ mod tests {
             ("", "not a URL"),
             ("amqp://u:secret@h:99999", "port"),
             ("amqp://u:sec ret@h", "percent-encoded"),
-            ("amqps://u:secret@h", "TLS"),
+            #[cfg(not(feature = "tls"))]
+            ("amqps://u:secret@h", "`tls`"),
+            #[cfg(feature = "tls")]
+            ("amqps://u:secret@h,amqp://u:secret@h", "in one list"),
             ("http://u:secret@h", "amqp://"),
             ("amqp:secret", "amqp://"),
             ("amqp://u:secret@h/a/b", "%2F"),
