@@ -160,7 +160,8 @@ pub(super) struct Room {
 
 impl Room {
     /// The most that may be held of one lane before its room stops growing.
-    const MOST: usize = 4096;
+    pub(super) const MOST: u16 = 4096;
+
     pub(super) fn new(prefetch: u16) -> Self {
         Self { current: prefetch, before: 0 }
     }
@@ -169,8 +170,8 @@ impl Room {
     pub(super) fn adjust(&mut self, held: usize, least: u16) -> Option<u16> {
         self.before = self.before.min(held);
         let is_crowded = held.saturating_sub(self.before) * 2 >= usize::from(self.current).max(2);
-        if is_crowded && held < Self::MOST {
-            self.current = self.current.saturating_mul(2).min(Self::MOST as u16).max(least);
+        if is_crowded && held < usize::from(Self::MOST) {
+            self.current = self.current.saturating_mul(2).min(Self::MOST).max(least);
         } else if self.current < least || held == 0 && self.current != least {
             self.current = least;
         } else {

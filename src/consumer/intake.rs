@@ -160,8 +160,7 @@ impl Intake {
 
     /// Takes in what has arrived.
     fn receive(&mut self, cx: &mut Context<'_>) {
-        let room =
-            if self.tally.has_short_runs() { self.tally.wide_prefetch() } else { self.tally.prefetch() };
+        let room = self.tally.room();
         for (index, lane) in self.lanes.iter_mut().enumerate() {
             while !lane.ended {
                 match lane.subscription.poll_next(cx) {

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use super::held::Room;
+
 /// Counts, each right by itself: nothing waits for them, and they are not of one instant.
 #[derive(Debug)]
 pub(super) struct Tally {
@@ -27,8 +29,6 @@ pub(super) struct Tally {
     has_short_runs: AtomicBool,
 }
 
-/// What no prefetch is made larger than.
-const WIDEST: u16 = 4_096;
 /// Attempts that run for less, in microseconds, are short: what they take is not much more than what it takes to store
 /// that they have ended.
 const SHORT: u32 = 10_000;
@@ -59,11 +59,16 @@ impl Tally {
         self.prefetch
     }
 
-    /// How many of a lane there may be while most of them have ended and wait for their acknowledgement: enough for
-    /// all slots not to wait with them.
-    pub(super) fn wide_prefetch(&self) -> u16 {
+    /// How many of a lane there may be now.
+    pub(super) fn room(&self) -> u16 {
+        if self.has_short_runs() { self.wide_prefetch() } else { self.prefetch }
+    }
+
+    /// How many there may be while most of them have ended and wait for their acknowledgement: enough for all slots not to
+    /// wait with them.
+    fn wide_prefetch(&self) -> u16 {
         let slots = u16::try_from(self.concurrency).unwrap_or(u16::MAX).min(self.prefetch);
-        slots.saturating_mul(4).min(WIDEST).max(self.prefetch)
+        slots.saturating_mul(4).min(Room::MOST).max(self.prefetch)
     }
 
     /// Where attempts take their slots.
@@ -112,14 +117,14 @@ impl Tally {
 
     /// Whether attempts take so little time that it matters how long they wait, when they have ended, for their
     /// acknowledgement.
-    pub(super) fn has_short_runs(&self) -> bool {
+    fn has_short_runs(&self) -> bool {
         self.has_short_runs.load(Relaxed)
     }
 
     /// How urgent it is, from 0 to 1, that one that has ended is acknowledged: while runs are short there is time until a
     /// quarter of those wait for it that there may be.
     pub(super) fn urgency(&self) -> f32 {
-        if self.has_short_runs() { (4.0 / f32::from(self.wide_prefetch())).min(1.0) } else { 1.0 }
+        if self.has_short_runs() { (4.0 / f32::from(self.room())).min(1.0) } else { 1.0 }
     }
 
     /// Of two at once one may be passed over.

@@ -31,10 +31,7 @@ on_every_transport![
 async fn deliveries_come_in_order(broker: &Broker) {
     for kind in BOTH_KINDS {
         let route = open(broker, queue(kind)).await;
-        let expected: Vec<String> = (0..100).map(|n| n.to_string()).collect();
-        for body in &expected {
-            publish(broker, &route, message(body.as_str())).await;
-        }
+        let expected = publish_numbers(broker, &route, 100).await;
         let mut subscription = subscribe(broker, &route.queue, 10).await;
         assert_eq!(consume(&mut subscription, 100).await, expected);
         depth_becomes(broker, &route.queue, 0).await;

@@ -85,10 +85,7 @@ async fn of_many_settings_the_last_one_counts(broker: &Broker) {
 async fn what_was_on_its_way_comes_once_and_in_order(broker: &Broker) {
     for kind in BOTH_KINDS {
         let route = open(broker, queue(kind)).await;
-        let expected: Vec<String> = (0..200).map(|n| n.to_string()).collect();
-        for body in &expected {
-            publish(broker, &route, message(body.as_str())).await;
-        }
+        let expected = publish_numbers(broker, &route, 200).await;
         let mut subscription = subscribe(broker, &route.queue, 10).await;
         let mut got = Vec::new();
         for round in 0..40 {
@@ -105,10 +102,7 @@ async fn what_was_on_its_way_comes_once_and_in_order(broker: &Broker) {
 async fn what_comes_all_the_time_does_not_come_back(broker: &Broker) {
     for kind in BOTH_KINDS {
         let route = open(broker, queue(kind)).await;
-        let expected: Vec<String> = (0..2_000).map(|n| n.to_string()).collect();
-        for body in &expected {
-            publish(broker, &route, message(body.as_str())).await;
-        }
+        let expected = publish_numbers(broker, &route, 2_000).await;
         let mut subscription = subscribe(broker, &route.queue, 20).await;
         let mut got = Vec::new();
         for number in 0..expected.len() {

@@ -153,10 +153,7 @@ async fn closing_gives_back_in_order(broker: &Broker) {
 async fn closing_carries_out_what_was_settled(broker: &Broker) {
     for kind in BOTH_KINDS {
         let route = open(broker, queue(kind)).await;
-        let expected: Vec<String> = (0..200).map(|n| n.to_string()).collect();
-        for body in &expected {
-            publish(broker, &route, message(body.as_str())).await;
-        }
+        publish_numbers(broker, &route, 200).await;
         let mut subscription = subscribe(broker, &route.queue, 200).await;
         let mut held = take(&mut subscription, 200).await;
         let kept = held.pop().unwrap();

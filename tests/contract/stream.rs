@@ -182,10 +182,7 @@ async fn offsets_ascend_and_are_the_same_for_all(broker: &Broker) {
 
 async fn a_reader_that_settles_nothing_is_held_up(broker: &Broker) {
     let route = open_stream(broker).await;
-    let expected: Vec<String> = (0..200).map(|n| n.to_string()).collect();
-    for body in &expected {
-        publish(broker, &route, message(body.as_str())).await;
-    }
+    let expected = publish_numbers(broker, &route, 200).await;
     let mut reader = read(broker, &route.queue, Start::First, 5).await;
     let mut held: Vec<Delivery> = Vec::new();
     while let Ok(delivery) = tokio::time::timeout(Duration::from_millis(400), reader.next()).await {

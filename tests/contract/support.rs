@@ -155,6 +155,15 @@ pub(crate) async fn publish_all(broker: &Broker, route: &Route, bodies: &[&str])
     }
 }
 
+/// Publishes the numbers from 0; the bodies.
+pub(crate) async fn publish_numbers(broker: &Broker, route: &Route, count: usize) -> Vec<String> {
+    let bodies: Vec<String> = (0..count).map(|number| number.to_string()).collect();
+    for body in &bodies {
+        publish(broker, route, message(body.as_str())).await;
+    }
+    bodies
+}
+
 pub(crate) async fn subscribe(broker: &Broker, queue: &Name, prefetch: u16) -> Box<dyn Subscription> {
     let subscribe = Subscribe::new(queue.clone(), prefetch, "contract");
     within(broker.subscribe(subscribe)).await.unwrap()

@@ -146,10 +146,7 @@ async fn a_dead_letter_does_not_expire_again(broker: &Broker) {
 async fn many_expire_in_order(broker: &Broker) {
     for kind in BOTH_KINDS {
         let (route, dead) = open_with_dead(broker, kind, |queue| queue.message_ttl = Some(ms(200))).await;
-        let expected: Vec<String> = (0..100).map(|n| n.to_string()).collect();
-        for body in &expected {
-            publish(broker, &route, message(body.as_str())).await;
-        }
+        let expected = publish_numbers(broker, &route, 100).await;
         let mut subscription = subscribe(broker, &dead.queue, 10).await;
         assert_eq!(consume(&mut subscription, 100).await, expected);
     }

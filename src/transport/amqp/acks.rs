@@ -42,7 +42,8 @@ pub(super) struct Acks {
     unreported: VecDeque<u64>,
     /// How many of those, the first, were there when the linger ended last.
     aged: usize,
-    batch: usize,
+    /// How many may be unsettled.
+    prefetch: u16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,11 +54,6 @@ enum Slot {
     Acked,
     /// Not ours any more.
     Gone,
-}
-
-/// A quarter, so that the broker never runs out of room to deliver into.
-fn batch(prefetch: u16) -> usize {
-    (usize::from(prefetch) / 4).clamp(1, LARGEST_BATCH)
 }
 
 impl Acks {
@@ -71,12 +67,17 @@ impl Acks {
             out: 0,
             unreported: VecDeque::new(),
             aged: 0,
-            batch: batch(prefetch),
+            prefetch,
         }
     }
 
     pub(super) fn set_prefetch(&mut self, prefetch: u16) {
-        self.batch = batch(prefetch);
+        self.prefetch = prefetch;
+    }
+
+    /// A quarter, so that the broker never runs out of room to deliver into.
+    fn batch(&self) -> usize {
+        (usize::from(self.prefetch) / 4).clamp(1, LARGEST_BATCH)
     }
 
     /// `tag` is handed out. Tags ascend.
@@ -130,18 +131,19 @@ impl Acks {
         self.before + self.behind
     }
 
-    /// How many the broker takes for unsettled.
-    pub(super) fn unsettled(&self) -> usize {
-        self.out + self.finished()
+    /// Whether the broker takes so many for unsettled that it delivers no more.
+    pub(super) fn is_full(&self) -> bool {
+        self.out + self.finished() >= usize::from(self.prefetch)
     }
 
     /// What should be sent now: a full batch, or two in single frames if so much waits that the broker may run out of
     /// room to deliver into. The rest lingers, also while nothing else is under way: on a quorum queue an ack of one message
     /// costs the broker as much as an ack of many.
     pub(super) fn due(&self) -> Vec<Frame> {
-        if self.finished() >= 2 * self.batch {
-            self.frames(self.unreported.len()).take(2 * self.batch).collect()
-        } else if self.before >= self.batch {
+        let batch = self.batch();
+        if self.finished() >= 2 * batch {
+            self.frames(self.unreported.len()).take(2 * batch).collect()
+        } else if self.before >= batch {
             self.prefix.map(Frame::AckUpTo).into_iter().collect()
         } else {
             Vec::new()

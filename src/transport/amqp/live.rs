@@ -79,9 +79,7 @@ pub(super) struct Live {
     probation: Option<Pin<Box<Sleep>>>,
     /// It was on probation and is not any more.
     is_restored: bool,
-    /// The prefetch that the broker was told.
-    current: u16,
-    /// That is not the one asked for any more.
+    /// The prefetch is not the one asked for any more.
     is_outdated: bool,
     /// The same channel with the prefetch asked for, on its way.
     resize: Option<JoinHandle<Option<(String, Messages)>>>,
@@ -134,7 +132,6 @@ impl Live {
             subscribe,
             probation,
             is_restored: false,
-            current: prefetch,
             is_outdated: false,
             resize: None,
         })
@@ -251,9 +248,8 @@ impl Live {
         let (session, settler, old) = (self.session.clone(), self.settler.clone(), self.tag.clone());
         let (arguments, prefetch) =
             (consume_arguments(&self.subscribe, None), self.subscribe.prefetch.max(1));
-        let before = std::mem::replace(&mut self.current, prefetch);
         self.resize = Some(runtime.spawn(async move {
-            settler.pause(before).await;
+            settler.pause().await;
             settler.set_prefetch(prefetch);
             let channel = settler.clone();
             let work = async move {

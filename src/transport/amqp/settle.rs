@@ -126,12 +126,12 @@ impl Settler {
         self.outstanding.state.lock().acks.set_prefetch(prefetch);
     }
 
-    /// Acknowledges nothing until told to [`resume`](Self::resume), and returns when `prefetch` are unsettled, so that
-    /// no more can be on their way, or after 20 ms, when none should be.
-    pub(super) async fn pause(&self, prefetch: u16) {
+    /// Acknowledges nothing until told to [`resume`](Self::resume), and returns when as many are unsettled as may
+    /// be, so that no more can be on their way, or after 20 ms, when none should be.
+    pub(super) async fn pause(&self) {
         self.outstanding.state.lock().is_paused = true;
         let is_full = async {
-            while self.outstanding.state.lock().acks.unsettled() < usize::from(prefetch) {
+            while !self.outstanding.state.lock().acks.is_full() {
                 tokio::time::sleep(QUIET / 20).await;
             }
         };
