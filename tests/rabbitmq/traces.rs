@@ -29,6 +29,9 @@ async fn a_trace_goes_through_the_broker_its_delays_and_the_dead_letters() {
     let exporter = InMemorySpanExporter::default();
     let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+    // While a process has only one subscriber, tracing asks that of the thread alone whether it wants a new span: another
+    // test, whose thread has none, would turn ours off. With two it asks all.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let _guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
     let (broker, _) = broker().await;
     let consumer = Consumer::builder(&broker)
