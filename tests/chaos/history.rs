@@ -1,0 +1,107 @@
+//! [`History`]: what all processes of a run said they did, in lines that can be read again.
+//!
+//! One JSON object a line, written by whoever did it, when he did it, by the clock of the one machine that all of them are
+//! on. The checker reads nothing else: whoever doubts a verdict can judge the same file.
+
+use std::fmt;
+use std::time::Duration;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// When, in microseconds since the Unix epoch.
+    pub at: u64,
+    /// The process: its role and pid (`consumer 4711`), or `run` for the one that sees to all.
+    pub who: String,
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What was done. A `task` is the number of an [`Operation`](crate::load::Operation).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "snake_case")]
+pub enum What {
+    /// A producer is about to do it.
+    Invoked { task: u32, act: Act },
+    /// … and the broker has it.
+    Confirmed { task: u32, act: Act },
+    /// … and it is certain that the broker does not have it.
+    Refused { task: u32, act: Act, error: String },
+    /// … and nobody knows.
+    Unknown { task: u32, act: Act, error: String },
+    /// A handler starts an attempt. `copy` counts how often the task was rescheduled before it was enqueued as it is.
+    Started { task: u32, copy: u32, attempt: u32, again: bool },
+    /// The handler is about to return.
+    Finished { task: u32, copy: u32, attempt: u32, end: End },
+    /// A tick is run. `planned` in microseconds since the Unix epoch; `id` is that of its task.
+    Ran { schedule: String, sequence: u64, planned: u64, id: String, again: bool },
+    /// Something is done to what is named in `whom`: a process, a node of the broker (`broker`, `node 1`), a link
+    /// (`link`), or `all`.
+    Began { fault: String, whom: String },
+    /// It is over, or, of what only ends (a kill), another one is in its place.
+    Healed { fault: String, whom: String },
+    /// All of what is to be enqueued has been, or was given up.
+    Loaded,
+    /// Found at the end, among the dead letters of a queue or the undeliverable ones.
+    Dead { task: u32, reason: String, attempts: u32 },
+    /// What the history on the broker tells of a task, in its order, read at the end. `kind` is that of the event.
+    Told { task: u32, kind: String, attempt: u32 },
+    /// How many messages a queue holds at the end, and how many it ought to.
+    Left { queue: String, messages: u64, nominal: u64 },
+    /// What the broker counts for the virtual host, `before` there was any load or at the end.
+    Counted { before: bool, connections: u64, channels: u64, consumers: u64, queues: u64 },
+    /// What a process says of itself, `before` there was any load or at the end: resident memory in KiB, tasks of its
+    /// runtime, open files.
+    Held { before: bool, memory: u64, tasks: u64, files: u64 },
+}
+
+/// What a producer does about a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Act {
+    Enqueue,
+    Cancel,
+    Reschedule,
+}
+
+/// How an attempt ends, as far as its handler knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum End {
+    Succeeded,
+    Failed,
+    Rejected,
+    Panicked,
+}
+
+impl Record {
+    /// Of now.
+    pub fn now(who: &str, what: What) -> Self {
+        Self { at: now().as_micros() as u64, who: who.to_owned(), what }
+    }
+
+    pub fn parse(line: &str) -> Option<Self> {
+        serde_json::from_str(line).ok()
+    }
+
+    pub fn at(&self) -> Duration {
+        Duration::from_micros(self.at)
+    }
+}
+
+impl fmt::Display for Record {
+    /// As [`parse`](Self::parse) reads it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)
+    }
+}
+
+/// Since the Unix epoch.
+pub fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
