@@ -112,6 +112,12 @@ pub(super) fn consume(queue: &str, closed: &Closed) -> Error {
     }
 }
 
+/// Whether the broker closes a connection because it ends itself, or pauses because it is in a minority. An operator who
+/// has it closed gives another reason.
+pub(super) fn is_end_of_broker(code: u16, text: &str) -> bool {
+    code == 320 && text.contains("broker forced connection closure")
+}
+
 /// Whether a channel may have been closed because of a publish to `exchange` with a body of `size` bytes. Others on the
 /// channel are closed with it; most texts tell whose fault it was.
 pub(super) fn blames(closed: &Closed, exchange: &str, size: usize) -> bool {
@@ -131,6 +137,17 @@ mod tests {
 
     fn closed(code: u16, text: &str) -> Closed {
         Closed { code, text: text.to_owned() }
+    }
+
+    #[test]
+    fn a_broker_that_ends_is_told_from_one_that_only_closes_the_connection() {
+        for (code, text, expected) in [
+            (320, "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'", true),
+            (320, "CONNECTION_FORCED - Closed via management plugin", false),
+            (541, "INTERNAL_ERROR", false),
+        ] {
+            assert_eq!(is_end_of_broker(code, text), expected, "{text}");
+        }
     }
 
     // Verbatim from RabbitMQ 3.10.8 and 4.3.6, which say the same unless noted.

@@ -47,7 +47,7 @@ const MOST_CHANNELS_LOST: u32 = 500;
 pub(super) struct Health {
     lost: CancellationToken,
     why: Lock<Option<String>>,
-    /// The broker said that it closes it.
+    /// The broker said that it closes it, and lives on.
     is_dismissed: AtomicBool,
     channels_lost: AtomicU32,
 }
@@ -79,7 +79,7 @@ impl Health {
         self.why.lock().clone().unwrap_or_else(|| "still connected".to_owned())
     }
 
-    /// Whether the broker said that it closes it: then it has dealt with all that was sent before.
+    /// Whether the broker said that it closes it, and lives on: then it has dealt with all that was sent before.
     pub(super) fn is_dismissed(&self) -> bool {
         self.is_dismissed.load(Ordering::Acquire)
     }
@@ -278,7 +278,8 @@ struct OnConnection(Arc<Health>);
 #[async_trait]
 impl ConnectionCallback for OnConnection {
     async fn close(&mut self, _: &Connection, close: Close) -> Result<(), ClientError> {
-        self.0.is_dismissed.store(true, Ordering::Release);
+        let ends_itself = refusal::is_end_of_broker(close.reply_code(), close.reply_text());
+        self.0.is_dismissed.store(!ends_itself, Ordering::Release);
         self.0.note(format!("{} {}", close.reply_code(), close.reply_text()));
         Ok(())
     }
