@@ -114,6 +114,11 @@ impl TestCluster {
         self.members.len()
     }
 
+    /// What a node is called: in `rabbitmqctl`, and where the management API says where something is.
+    pub fn name(&self, node: usize) -> &str {
+        &self.members[node].name
+    }
+
     /// Makes a virtual host that nobody else has and returns its name, which holds a `/`.
     ///
     /// # Errors
