@@ -315,7 +315,7 @@ impl Broker {
 
     fn topology(&self, part: &Part) -> Topology {
         let (names, defaults) = (&self.0.names, self.0.defaults);
-        let log = |name, age, bytes| topology::of_log(&name, defaults.replication, age, bytes);
+        let log = |name, age, bytes| topology::of_log(&name, age, bytes);
         match part {
             Part::Queue(queue) => topology::of_queue(names, defaults, queue),
             Part::Wheel => topology::of_wheel(names, defaults),

@@ -131,7 +131,8 @@ pub enum Replication {
     /// minority of them, and goes on meanwhile; without a majority nothing is confirmed, and nothing confirmed is lost.
     ///
     /// On a cluster with fewer nodes, a single one for instance, a queue is on those that there are. It stays on them when
-    /// nodes are added: an operator puts it there (`rabbitmq-queues grow NODE all`). The leaders of new queues are spread over
+    /// nodes are added: an operator puts it there (`rabbitmq-queues grow NODE all`, and `rabbitmq-streams add_replica STREAM NODE` for each stream: streams are on all
+    /// nodes, because one can only be read at a node that has a copy). The leaders of new queues are spread over
     /// the nodes; after failures and restarts an operator spreads them again (`rabbitmq-queues rebalance quorum`).
     Quorum {
         /// On how many nodes. Odd, as a rule: a fourth copy survives no more than three do.
@@ -163,6 +164,9 @@ impl Default for Replication {
 
 /// The smallest that survives the loss of a node.
 const USUAL_GROUP_SIZE: u8 = 3;
+
+/// Of streams: on all nodes that there are. One can be read only at a node that has a copy, and each process reads all.
+const EVERY_NODE: u8 = u8::MAX;
 
 /// What is the same for all queues of a namespace. Immutable on the broker once declared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -292,9 +296,9 @@ pub(crate) fn of_queue(names: &Names, defaults: QueueDefaults, queue: &QueueName
 pub(crate) fn of_history(names: &Names, defaults: QueueDefaults) -> Topology {
     let Some(HistoryLimits { age, bytes }) = defaults.history else { return Topology::default() };
     let mut topology = of_due(names, defaults);
-    let (events, group_size) = (names.events(), defaults.replication.group_size());
-    let stream =
-        Queue::new(names.history(), QueueKind::Stream { group_size, max_age: age, max_bytes: bytes });
+    let events = names.events();
+    let kind = QueueKind::Stream { group_size: EVERY_NODE, max_age: age, max_bytes: bytes };
+    let stream = Queue::new(names.history(), kind);
     let everything = Names::everything();
     topology.bindings.extend([
         Binding { exchange: events.clone(), key: everything.clone(), to: Target::Queue(stream.name.clone()) },
@@ -421,11 +425,11 @@ pub(crate) fn of_outputs(names: &Names, queue: &Name, key: &Name) -> Topology {
 }
 
 /// A stream that every process reads, and the exchange of the same name that leads to it.
-pub(crate) fn of_log(name: &Name, replication: Replication, age: Duration, bytes: u64) -> Topology {
+pub(crate) fn of_log(name: &Name, age: Duration, bytes: u64) -> Topology {
     let exchange = Exchange { name: name.clone(), kind: ExchangeKind::Fanout, alternate: None };
     let binding = Binding { exchange: name.clone(), key: name.clone(), to: Target::Queue(name.clone()) };
-    let group_size = replication.group_size();
-    let stream = Queue::new(name.clone(), QueueKind::Stream { group_size, max_age: age, max_bytes: bytes });
+    let kind = QueueKind::Stream { group_size: EVERY_NODE, max_age: age, max_bytes: bytes };
+    let stream = Queue::new(name.clone(), kind);
     Topology { exchanges: vec![exchange], queues: vec![stream], bindings: vec![binding] }
 }
 

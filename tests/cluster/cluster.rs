@@ -30,7 +30,7 @@ impl Deref for Whole {
     }
 }
 
-/// The shared cluster, once all its nodes run, whatever the test before has left behind.
+/// The shared cluster, once all its nodes run and it holds nothing, whatever the test before has left behind.
 pub async fn whole() -> Whole {
     let alone = ONE_AT_A_TIME.lock().await;
     let cluster = SHARED.get_or_init(async || TestCluster::start().await.unwrap()).await;
@@ -40,6 +40,11 @@ pub async fn whole() -> Whole {
             cluster.kill(node).await.unwrap();
         }
         cluster.start_all_again().await.unwrap();
+    }
+    let vhosts = cluster.management().get("/vhosts?columns=name").await.unwrap();
+    let names = vhosts.as_array().unwrap().iter().filter_map(|row| row["name"].as_str());
+    for name in names.filter(|name| name.starts_with("test/")) {
+        cluster.management().delete(&format!("/vhosts/{}", name.replace('/', "%2F"))).await.unwrap();
     }
     Whole { cluster, _alone: alone }
 }

@@ -95,3 +95,29 @@ async fn copies_are_added_later_by_an_operator() {
     broker.close().await;
     cluster.start_again(leader).await.unwrap();
 }
+
+/// As it is after a single node became a cluster: what every process reads is on that node alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_with_one_copy_is_found_by_whoever_connects_to_another_node() {
+    let cluster = whole().await;
+    let (vhost, broker, _producer, consumer) = settled(&cluster, Replication::default()).await;
+    let stream = "taskhare.control";
+    until_online(&cluster, &vhost, stream, 3).await;
+    let leader = cluster.leader_of(&vhost, stream).await.unwrap();
+    for node in (0..cluster.size()).filter(|node| *node != leader) {
+        // What `rabbitmq-streams delete_replica` does.
+        let (other, queue) = (cluster.name(node), format!("<<\"{vhost}\">>, <<\"{stream}\">>"));
+        let delete = format!("rabbit_stream_queue:delete_replica({queue}, '{other}').");
+        cluster.rabbitmqctl(leader, ["eval", &delete]).await.unwrap();
+    }
+    until_online(&cluster, &vhost, stream, 1).await;
+    // All of them by chance at that node is one in 81.
+    for _ in 0..4 {
+        let broker = Broker::connect(&cluster.urls(&vhost)).await.unwrap();
+        let consumer = Consumer::builder(&broker).handler_fn(|_: Count, _| async { Ok(()) });
+        consumer.start().await.unwrap().shutdown().await;
+        broker.close().await;
+    }
+    consumer.shutdown().await;
+    broker.close().await;
+}

@@ -67,6 +67,12 @@ impl Shared {
         }
     }
 
+    /// Gives up `session`, and connects to another node, if there is one: this one lacks what is needed.
+    pub(super) fn go_elsewhere(&self, session: &Session) {
+        self.endpoint.fetch_add(1, Ordering::Relaxed);
+        session.health().fail("this node has no copy of a stream: trying another one");
+    }
+
     pub(super) fn last_loss(&self) -> Option<String> {
         self.last_loss.lock().clone()
     }
