@@ -166,7 +166,7 @@ pub enum Error {
         queue: String,
     },
 
-    /// The queue is full, or the broker refused the task.
+    /// The queue is full, or lost the majority of its nodes: RabbitMQ says the same of both. The task is not there.
     #[error("task {id} was not enqueued: queue {queue:?} refused it: {reason}")]
     Rejected {
         /// The task.
@@ -362,6 +362,17 @@ pub enum Error {
         status: u16,
         /// What it said, shortened, or what is wrong with its answer.
         reason: String,
+    },
+
+    /// RabbitMQ 4.0 and later cannot mirror classic queues. Quorum queues, the default, are replicated by themselves:
+    /// [`Replication::Quorum`](crate::Replication::Quorum), in another namespace than that of the classic ones.
+    #[error(
+        "{host} cannot mirror classic queues: RabbitMQ 4 has no mirroring any more; use quorum queues, which are replicated by \
+         themselves (Replication::Quorum, the default)"
+    )]
+    NoMirroring {
+        /// The node's address.
+        host: String,
     },
 
     /// The broker did not answer in time.
