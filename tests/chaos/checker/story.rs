@@ -15,6 +15,7 @@ use super::ends::CANCELLED;
 use super::ends::DEAD;
 use super::ends::EXPIRED;
 use super::ends::SUCCEEDED;
+use super::fault::ACK;
 use super::fault::later;
 use super::life::Letter;
 use super::life::Life;
@@ -102,9 +103,12 @@ fn untold<'a>(life: &Life<'a>, case: &Case<'_>) -> (bool, Vec<&'a Record>) {
         let proof = first.ended.map(|(record, _)| record);
         return (successes.all(|it| it.is_hit(&case.faults)), proof.into_iter().collect());
     }
-    // Nobody knows who dropped it, and when.
+    // Whoever took it when its turn came dropped it, and told of that first.
     let Some(cancelled) = life.confirmed(Act::Cancel) else { return (true, Vec::new()) };
-    (case.faults.any(cancelled.at, u64::MAX, |_| true), vec![cancelled])
+    let delay = life.delay(0).unwrap_or_default();
+    let mut turns = life.publishes(0).map(|it| later(it.invoked.at, delay).max(cancelled.at));
+    let is_hit = |turn: u64| case.faults.any(turn, later(turn, ACK), |_| true);
+    (turns.any(is_hit), vec![cancelled])
 }
 
 /// Whether somebody did what an event tells; `None`: nobody but the library could know.
