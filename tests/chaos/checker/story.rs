@@ -24,7 +24,6 @@ use crate::history::Act;
 use crate::history::End;
 use crate::history::Record;
 
-const ACCEPTED: &str = "accepted";
 const STARTED: &str = "started";
 
 /// How long a process may take from the library's start of an attempt to its handler's first line: if it dies meanwhile
@@ -74,12 +73,8 @@ impl Verdict {
                 let is_announced = is_announced || case.missed() > 0;
                 self.miss(life, format!("it is {}", truth.join(", ")), &proof, is_announced);
             }
-            // One that is not true at all is unfounded, see below.
-            Some(first) if is_founded(life, first, case) == Some(false) || truth.contains(&first.kind) => {}
-            Some(first) => {
-                let (task, told) = (life.operation.number, first.kind.to_owned());
-                self.find(Wrong::Mistold { task, told, truth }, &[first.record]);
-            }
+            // Whether it is true is asked of each event, see below.
+            Some(_) => {}
         }
     }
 
@@ -115,7 +110,6 @@ fn untold<'a>(life: &Life<'a>, case: &Case<'_>) -> (bool, Vec<&'a Record>) {
 fn is_founded(life: &Life<'_>, told: &Told<'_>, case: &Case<'_>) -> Option<bool> {
     let mut runs = life.runs.iter().filter(|it| it.attempt == told.attempt);
     match told.kind {
-        ACCEPTED => Some(life.may_be()),
         STARTED => {
             let (from, to) = (told.moment, later(told.moment, BEGINNING));
             Some(runs.next().is_some() || case.faults.any(from, to, |_| true))
