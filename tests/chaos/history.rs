@@ -4,12 +4,16 @@
 //! on. The checker reads nothing else: whoever doubts a verdict can judge the same file.
 
 use std::fmt;
+use std::sync::LazyLock;
 use std::time::Duration;
+use std::time::Instant;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
 use serde::Deserialize;
 use serde::Serialize;
+
+use crate::load::Fate;
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +30,8 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
 pub enum What {
+    /// The first line: what the [`Load`](crate::load::Load) is made of, `time` in microseconds.
+    Planned { seed: u64, rate: u32, time: u64, fates: Vec<Fate> },
     /// A producer is about to do it.
     Invoked { task: u32, act: Act },
     /// … and the broker has it.
@@ -38,6 +44,10 @@ pub enum What {
     Started { task: u32, copy: u32, attempt: u32, again: bool },
     /// The handler is about to return.
     Finished { task: u32, copy: u32, attempt: u32, end: End },
+    /// A handler is told to stop, and goes on: its attempt has no end, and counts as failed.
+    Overran { task: u32, copy: u32, attempt: u32 },
+    /// A scheduler has become the active one, or is not any more.
+    Leads { active: bool },
     /// A schedule is there, whose ticks go to that queue: the first one at `starts`, none after `ends`. Times in
     /// microseconds, those two since the Unix epoch. Its policies leave out no tick.
     Scheduled { schedule: String, queue: String, period: u64, starts: u64, ends: u64 },
@@ -49,6 +59,12 @@ pub enum What {
     Began { fault: String, whom: String },
     /// It is over, or, of what only ends (a kill), another one is in its place.
     Healed { fault: String, whom: String },
+    /// An operator has purged or deleted a queue, in which there were so many messages as far as he knew: what waited there
+    /// until now may be gone.
+    Emptied { queue: String, messages: u64 },
+    /// Something that is no task of the load is put into a queue, with a number that no task has. It must end as a dead
+    /// letter, of that reason.
+    Strayed { task: u32, reason: String },
     /// All of what is to be enqueued has been, or was given up.
     Loaded,
     /// Found at the end, among the dead letters of a queue or the undeliverable ones. `moment` is when it died, as it
@@ -123,9 +139,12 @@ pub fn read(text: &str) -> Result<Vec<Record>, String> {
     Ok(records)
 }
 
-/// Since the Unix epoch.
+/// Since the Unix epoch, by a clock that nobody sets: the time of day when this process first asked, and what has passed
+/// since.
 pub fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    static FIRST: LazyLock<(Duration, Instant)> =
+        LazyLock::new(|| (SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(), Instant::now()));
+    FIRST.0 + FIRST.1.elapsed()
 }
 
 #[cfg(test)]
