@@ -7,10 +7,20 @@ use serde::Serialize;
 use taskhare::Priority;
 use taskhare::TaskId;
 
+use crate::history::Record;
+use crate::history::What;
+
 /// Tasks go to these, by turns of the seed.
 pub const QUEUES: [&str; 2] = ["mail", "report"];
 /// How often a task is tried.
 pub const ATTEMPTS: u32 = 4;
+/// Tasks from this number on are done before there is any load, and no part of it: so that what is made when it is first
+/// needed is there.
+pub const WARM_UP: u32 = u32::MAX - 10_000;
+/// What those tasks take that are no ordinary ones.
+const LONG: Duration = Duration::from_secs(2);
+/// How often a task that kills its process is started: the library's default.
+pub const CRASHES: u32 = 5;
 /// What lies between two attempts, at least.
 pub const BACKOFF: Duration = Duration::from_millis(300);
 /// The periods of the schedules, whose ticks must all be run.
@@ -34,6 +44,12 @@ pub enum Fate {
     FailsAlways,
     /// The first attempt gives it up.
     IsRejected,
+    /// The first attempts go on though they are told to stop, so many; fewer than [`ATTEMPTS`].
+    Overruns(u32),
+    /// Blocks a thread of its runtime for as long as it takes, and succeeds.
+    Blocks,
+    /// Kills its process, each time: it is dead after [`CRASHES`] starts. Its consumer says that a fault `abort` begins.
+    Kills,
 }
 
 /// What its producer does to it once it is enqueued.
@@ -64,7 +80,7 @@ pub struct Operation {
     pub then: Then,
 }
 
-/// All tasks of a run, in the order in which they are enqueued.
+/// All tasks of a run, in the order in which they are enqueued; those [with](Load::with) a fate of their own after them.
 #[derive(Clone, Debug)]
 pub struct Load {
     pub seed: u64,
@@ -82,6 +98,27 @@ impl Load {
         Self { seed, operations: (0..).zip(times).map(operation).collect() }
     }
 
+    /// That of a history.
+    pub fn of(records: &[Record]) -> Option<Self> {
+        records.iter().find_map(|record| match &record.what {
+            What::Planned { seed, rate, time, fates } => {
+                let time = Duration::from_micros(*time);
+                Some(Self::new(*seed, *rate, time).with(fates, time))
+            }
+            _ => None,
+        })
+    }
+
+    /// Tasks of these fates as well, spread over the time.
+    pub fn with(mut self, fates: &[Fate], time: Duration) -> Self {
+        for (place, fate) in (1..).zip(fates) {
+            let number = self.operations.len() as u32;
+            let at = time * place / (fates.len() as u32 + 1);
+            self.operations.push(Operation { fate: *fate, takes: LONG, ..Operation::plain(number, at) });
+        }
+        self
+    }
+
     /// The id of a task, different in each run.
     pub fn id(&self, number: u32) -> TaskId {
         id(self.seed, number)
@@ -90,7 +127,7 @@ impl Load {
 
 /// The id of a task of the run of that seed.
 pub fn id(seed: u64, number: u32) -> TaskId {
-    TaskId::from_u128(u128::from(seed) << 32 | u128::from(number) + 1)
+    TaskId::from_u128((u128::from(seed) << 32) | (u128::from(number) + 1))
 }
 
 /// The number of a task, from its id.
@@ -99,18 +136,28 @@ pub fn number(id: TaskId) -> Option<u32> {
 }
 
 impl Operation {
-    fn choose(number: u32, at: Duration, random: &mut fastrand::Rng) -> Self {
-        let millis = |random: &mut fastrand::Rng, range| Duration::from_millis(random.u64(range));
-        let plain = Self {
+    /// One that succeeds at once.
+    pub fn plain(number: u32, at: Duration) -> Self {
+        Self {
             number,
             at,
-            queue: QUEUES[random.usize(..QUEUES.len())],
-            priority: [Priority::Urgent, Priority::Normal, Priority::Low][random.usize(..3)],
+            queue: QUEUES[0],
+            priority: Priority::Normal,
             delay: None,
             deadline: None,
             fate: Fate::Succeeds,
-            takes: millis(random, 0..20),
+            takes: Duration::ZERO,
             then: Then::Nothing,
+        }
+    }
+
+    fn choose(number: u32, at: Duration, random: &mut fastrand::Rng) -> Self {
+        let millis = |random: &mut fastrand::Rng, range| Duration::from_millis(random.u64(range));
+        let plain = Self {
+            queue: QUEUES[random.usize(..QUEUES.len())],
+            priority: [Priority::Urgent, Priority::Normal, Priority::Low][random.usize(..3)],
+            takes: millis(random, 0..20),
+            ..Self::plain(number, at)
         };
         match random.u32(..100) {
             0..40 => plain,

@@ -11,5 +11,6 @@
 )]
 #![allow(dead_code, reason = "in the making")]
 
+mod checker;
 mod history;
 mod load;
