@@ -38,6 +38,12 @@ pub enum What {
     Started { task: u32, copy: u32, attempt: u32, again: bool },
     /// The handler is about to return.
     Finished { task: u32, copy: u32, attempt: u32, end: End },
+    /// A handler is told to stop, and goes on: its attempt has no end, and counts as failed.
+    Overran { task: u32, copy: u32, attempt: u32 },
+    /// There is such a schedule, with a tick at `starts` and then every `period`, none after `ends`; all in microseconds.
+    Scheduled { schedule: String, period: u64, starts: u64, ends: u64 },
+    /// A scheduler has become the active one, or is not any more.
+    Leads { active: bool },
     /// A tick is run. `planned` in microseconds since the Unix epoch; `id` is that of its task.
     Ran { schedule: String, sequence: u64, planned: u64, id: String, again: bool },
     /// Something is done to what is named in `whom`: a process, a node of the broker (`broker`, `node 1`), a link
@@ -45,6 +51,12 @@ pub enum What {
     Began { fault: String, whom: String },
     /// It is over, or, of what only ends (a kill), another one is in its place.
     Healed { fault: String, whom: String },
+    /// An operator has purged or deleted a queue, in which there were so many messages as far as he knew: what waited there
+    /// until now may be gone.
+    Emptied { queue: String, messages: u64 },
+    /// Something that is no task of the load is put into a queue, with a number that no task has. It must end as a dead
+    /// letter, of that reason.
+    Strayed { task: u32, reason: String },
     /// All of what is to be enqueued has been, or was given up.
     Loaded,
     /// Found at the end, among the dead letters of a queue or the undeliverable ones.

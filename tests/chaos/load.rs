@@ -11,6 +11,10 @@ use taskhare::TaskId;
 pub const QUEUES: [&str; 2] = ["mail", "report"];
 /// How often a task is tried.
 pub const ATTEMPTS: u32 = 4;
+/// What those tasks take that are no ordinary ones.
+const LONG: Duration = Duration::from_secs(2);
+/// How often a task that kills its process is started: the library's default.
+pub const CRASHES: u32 = 5;
 /// What lies between two attempts, at least.
 pub const BACKOFF: Duration = Duration::from_millis(300);
 /// The periods of the schedules, whose ticks must all be run.
@@ -34,6 +38,12 @@ pub enum Fate {
     FailsAlways,
     /// The first attempt gives it up.
     IsRejected,
+    /// The first attempts go on though they are told to stop, so many; fewer than [`ATTEMPTS`].
+    Overruns(u32),
+    /// Blocks a thread of its runtime for as long as it takes, and succeeds.
+    Blocks,
+    /// Kills its process, each time: it is dead after [`CRASHES`] starts. Its consumer says that a fault `abort` begins.
+    Kills,
 }
 
 /// What its producer does to it once it is enqueued.
@@ -64,7 +74,7 @@ pub struct Operation {
     pub then: Then,
 }
 
-/// All tasks of a run, in the order in which they are enqueued.
+/// All tasks of a run, in the order in which they are enqueued; those [with](Load::with) a fate of their own after them.
 #[derive(Clone, Debug)]
 pub struct Load {
     pub seed: u64,
@@ -80,6 +90,16 @@ impl Load {
         times.sort_unstable();
         let operation = |(number, at)| Operation::choose(number, at, &mut random);
         Self { seed, operations: (0..).zip(times).map(operation).collect() }
+    }
+
+    /// Tasks of these fates as well, spread over the time.
+    pub fn with(mut self, fates: &[Fate], time: Duration) -> Self {
+        for (place, fate) in (1..).zip(fates) {
+            let number = self.operations.len() as u32;
+            let at = time * place / (fates.len() as u32 + 1);
+            self.operations.push(Operation { fate: *fate, takes: LONG, ..Operation::plain(number, at) });
+        }
+        self
     }
 
     /// The id of a task, different in each run.
@@ -99,18 +119,27 @@ pub fn number(id: TaskId) -> Option<u32> {
 }
 
 impl Operation {
-    fn choose(number: u32, at: Duration, random: &mut fastrand::Rng) -> Self {
-        let millis = |random: &mut fastrand::Rng, range| Duration::from_millis(random.u64(range));
-        let plain = Self {
+    fn plain(number: u32, at: Duration) -> Self {
+        Self {
             number,
             at,
-            queue: QUEUES[random.usize(..QUEUES.len())],
-            priority: [Priority::Urgent, Priority::Normal, Priority::Low][random.usize(..3)],
+            queue: QUEUES[0],
+            priority: Priority::Normal,
             delay: None,
             deadline: None,
             fate: Fate::Succeeds,
-            takes: millis(random, 0..20),
+            takes: Duration::ZERO,
             then: Then::Nothing,
+        }
+    }
+
+    fn choose(number: u32, at: Duration, random: &mut fastrand::Rng) -> Self {
+        let millis = |random: &mut fastrand::Rng, range| Duration::from_millis(random.u64(range));
+        let plain = Self {
+            queue: QUEUES[random.usize(..QUEUES.len())],
+            priority: [Priority::Urgent, Priority::Normal, Priority::Low][random.usize(..3)],
+            takes: millis(random, 0..20),
+            ..Self::plain(number, at)
         };
         match random.u32(..100) {
             0..40 => plain,
