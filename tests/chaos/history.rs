@@ -4,7 +4,9 @@
 //! on. The checker reads nothing else: whoever doubts a verdict can judge the same file.
 
 use std::fmt;
+use std::sync::LazyLock;
 use std::time::Duration;
+use std::time::Instant;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
@@ -113,7 +115,11 @@ impl fmt::Display for Record {
     }
 }
 
-/// Since the Unix epoch.
+/// Since the Unix epoch, by a clock that nobody sets: the time of day when this process first asked, and what has passed
+/// since.
 pub fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    static FIRST: LazyLock<(Duration, Instant)> = LazyLock::new(|| {
+        (SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(), Instant::now())
+    });
+    FIRST.0 + FIRST.1.elapsed()
 }
