@@ -42,14 +42,16 @@ pub enum What {
     Finished { task: u32, copy: u32, attempt: u32, end: End },
     /// A handler is told to stop, and goes on: its attempt has no end, and counts as failed.
     Overran { task: u32, copy: u32, attempt: u32 },
-    /// There is such a schedule, with a tick at `starts` and then every `period`, none after `ends`; all in microseconds.
-    Scheduled { schedule: String, period: u64, starts: u64, ends: u64 },
     /// A scheduler has become the active one, or is not any more.
     Leads { active: bool },
+    /// A schedule is there, whose ticks go to that queue: the first one at `starts`, none after `ends`. Times in
+    /// microseconds, those two since the Unix epoch. Its policies leave out no tick.
+    Scheduled { schedule: String, queue: String, period: u64, starts: u64, ends: u64 },
     /// A tick is run. `planned` in microseconds since the Unix epoch; `id` is that of its task.
     Ran { schedule: String, sequence: u64, planned: u64, id: String, again: bool },
-    /// Something is done to what is named in `whom`: a process, a node of the broker (`broker`, `node 1`), a link
-    /// (`link`), or `all`.
+    /// Something is done to what is named in `whom`: a process (as in [`who`](Record::who)), the broker or one of its
+    /// nodes (`broker`, `node 1`), the links of all processes or of one (`link`, `link consumer 4711`), a queue that loses
+    /// what it holds (`queue mail`), or `all`.
     Began { fault: String, whom: String },
     /// It is over, or, of what only ends (a kill), another one is in its place.
     Healed { fault: String, whom: String },
@@ -61,10 +63,14 @@ pub enum What {
     Strayed { task: u32, reason: String },
     /// All of what is to be enqueued has been, or was given up.
     Loaded,
-    /// Found at the end, among the dead letters of a queue or the undeliverable ones.
-    Dead { task: u32, reason: String, attempts: u32 },
-    /// What the history on the broker tells of a task, in its order, read at the end. `kind` is that of the event.
-    Told { task: u32, kind: String, attempt: u32 },
+    /// Found at the end, among the dead letters of a queue or the undeliverable ones. `moment` is when it died, as it
+    /// says, in microseconds since the Unix epoch.
+    Dead { task: u32, reason: String, attempts: u32, moment: u64 },
+    /// What the history on the broker tells of a task, in its order, read at the end. `kind` is that of the event, `moment`
+    /// when it happened, as it says.
+    Told { task: u32, kind: String, attempt: u32, moment: u64 },
+    /// So many events are missing there, as it says itself.
+    Missed { count: u64 },
     /// How many messages a queue holds at the end, and how many it ought to.
     Left { queue: String, messages: u64, nominal: u64 },
     /// What the broker counts for the virtual host, `before` there was any load or at the end.
@@ -115,6 +121,20 @@ impl fmt::Display for Record {
     }
 }
 
+/// All of it. The last line may be cut off: its writer was killed. Any other that is none of ours is an error.
+pub fn read(text: &str) -> Result<Vec<Record>, String> {
+    let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
+    let mut records = Vec::with_capacity(lines.len());
+    for (number, line) in lines.iter().enumerate() {
+        match Record::parse(line) {
+            Some(record) => records.push(record),
+            None if number + 1 == lines.len() => {}
+            None => return Err(format!("line {}: {line}", number + 1)),
+        }
+    }
+    Ok(records)
+}
+
 /// Since the Unix epoch, by a clock that nobody sets: the time of day when this process first asked, and what has passed
 /// since.
 pub fn now() -> Duration {
@@ -122,4 +142,22 @@ pub fn now() -> Duration {
         (SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(), Instant::now())
     });
     FIRST.0 + FIRST.1.elapsed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_is_read_but_for_a_last_line_that_is_cut_off() {
+        let record = |task| Record {
+            at: 1_700_000_000_000_000,
+            who: "consumer 7".to_owned(),
+            what: What::Started { task, copy: 0, attempt: 1, again: false },
+        };
+        let text = format!("{}\n{}\n", record(1), record(2));
+        assert_eq!(read(&text), Ok(vec![record(1), record(2)]));
+        assert_eq!(read(&text[..text.len() - 9]), Ok(vec![record(1)]));
+        assert!(read(&format!("{{\n{text}")).is_err());
+    }
 }
