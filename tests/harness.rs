@@ -27,6 +27,7 @@ use taskhare::testing::Management;
 use taskhare::testing::Proxy;
 use taskhare::testing::Result;
 use taskhare::testing::TestBroker;
+use taskhare::testing::TestCluster;
 use taskhare::testing::WallClock;
 use taskhare::testing::vhost_of;
 
@@ -191,6 +192,52 @@ async fn a_node_can_be_killed_stopped_frozen_and_alarmed() -> Result<()> {
         assert_eq!(alarms().await?.contains("disk"), on);
     }
     assert!(broker.rabbitmqctl(["no_such_command"]).await.is_err());
+    Ok(())
+}
+
+#[tokio::test]
+async fn nodes_of_a_cluster_can_be_killed_stopped_frozen_and_cut_off() -> Result<()> {
+    let cluster = TestCluster::start().await?;
+    let vhost = cluster.fresh_vhost().await?;
+    declare(cluster.management(), &vhost, "q", "quorum").await?;
+    let online = async |nodes: &[usize]| {
+        let is_so = async || cluster.online_of(&vhost, "q").await.is_ok_and(|online| online == nodes);
+        eventually(&format!("{nodes:?} have it"), is_so).await;
+    };
+    online(&[0, 1, 2]).await;
+    assert_eq!(cluster.urls(&vhost).split(',').count(), cluster.size());
+
+    let leader = cluster.leader_of(&vhost, "q").await?;
+    let others: Vec<usize> = (0..3).filter(|node| *node != leader).collect();
+    cluster.kill(leader).await?;
+    assert!(RawClient::connect(&cluster.url(leader, &vhost)).await.is_err());
+    online(&others).await;
+    let is_led = async || cluster.leader_of(&vhost, "q").await.is_ok_and(|node| node != leader);
+    eventually("another one leads", is_led).await;
+    cluster.start_again(leader).await?;
+    online(&[0, 1, 2]).await;
+
+    cluster.stop(1).await?;
+    online(&[0, 2]).await;
+    cluster.start_again(1).await?;
+    online(&[0, 1, 2]).await;
+
+    cluster.cut(2).await?;
+    online(&[0, 1]).await;
+    cluster.heal(2).await?;
+    online(&[0, 1, 2]).await;
+    RawClient::connect(&cluster.url(2, &vhost)).await.unwrap();
+
+    cluster.freeze(0).await?;
+    online(&[1, 2]).await;
+    cluster.thaw(0).await?;
+    online(&[0, 1, 2]).await;
+
+    for node in [0, 1, 2] {
+        cluster.kill(node).await?;
+    }
+    cluster.start_all_again().await?;
+    online(&[0, 1, 2]).await;
     Ok(())
 }
 

@@ -1,9 +1,6 @@
 //! [`TestBroker`]: a real RabbitMQ to test with.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::OnceCell;
@@ -15,12 +12,10 @@ use crate::testing::error::Error;
 use crate::testing::error::Result;
 use crate::testing::management::Management;
 use crate::testing::node::Node;
+use crate::testing::node::blocking;
 use crate::testing::origin::Origin;
 use crate::testing::origin::ThisMachine;
 use crate::url::encoded;
-
-/// How long the management API may take to answer once the broker is ready; milliseconds, mostly.
-const MANAGEMENT_LIMIT: Duration = Duration::from_secs(30);
 
 /// A real RabbitMQ: [`shared`](Self::shared) by all tests of a process, or [started](Self::start) for one that breaks
 /// it.
@@ -34,7 +29,6 @@ pub struct TestBroker {
     address: Address,
     management: Management,
     body: Body,
-    vhosts: AtomicU32,
 }
 
 /// What we have of the broker.
@@ -104,20 +98,8 @@ impl TestBroker {
             }
         };
         let management = Management::new(&base, &address.user, &address.password)?;
-        let broker = Self { address, management, body, vhosts: AtomicU32::new(0) };
-        broker.management_answers().await?;
-        Ok(broker)
-    }
-
-    async fn management_answers(&self) -> Result<()> {
-        let started = tokio::time::Instant::now();
-        while let Err(error) = self.management.version().await {
-            if started.elapsed() > MANAGEMENT_LIMIT {
-                return Err(error);
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        Ok(())
+        management.answers().await?;
+        Ok(Self { address, management, body })
     }
 
     /// Its AMQP URL, of its default virtual host.
@@ -137,11 +119,7 @@ impl TestBroker {
     ///
     /// If the management API refuses.
     pub async fn fresh_vhost(&self) -> Result<String> {
-        let count = self.vhosts.fetch_add(1, Ordering::Relaxed);
-        // Other processes may use the same broker.
-        let vhost = format!("test/{:x}.{:08x}.{count}", std::process::id(), fastrand::u32(..));
-        self.management.put(&format!("/vhosts/{}", encoded(&vhost)), &json!({})).await?;
-        self.permit(&self.address.user, ".*", ".*", ".*", &vhost).await?;
+        let vhost = self.management.fresh_vhost(&self.address.user).await?;
         Ok(Address { vhost, ..self.address.clone() }.url())
     }
 
@@ -172,15 +150,9 @@ impl TestBroker {
     ) -> Result<String> {
         let user = json!({ "password": password, "tags": "" });
         self.management.put(&format!("/users/{}", encoded(name)), &user).await?;
-        self.permit(name, configure, write, read, vhost).await?;
+        self.management.permit(name, configure, write, read, vhost).await?;
         let (user, password, vhost) = (name.to_owned(), password.to_owned(), vhost.to_owned());
         Ok(Address { user, password, vhost, ..self.address.clone() }.url())
-    }
-
-    async fn permit(&self, user: &str, configure: &str, write: &str, read: &str, vhost: &str) -> Result<()> {
-        let permissions = json!({ "configure": configure, "write": write, "read": read });
-        let path = format!("/permissions/{}/{}", encoded(vhost), encoded(user));
-        self.management.put(&path, &permissions).await.map(drop)
     }
 
     /// Ends it at once: kill -9.
@@ -227,7 +199,7 @@ impl TestBroker {
             #[cfg(feature = "testcontainers")]
             Body::Container(container) => container.start_again().await?,
         }
-        self.management_answers().await
+        self.management.answers().await
     }
 
     /// Lets it hang: SIGSTOP. Its ports still accept connections, and nothing answers.
@@ -306,11 +278,4 @@ fn not_ours(verb: &str) -> Error {
 async fn ask(node: &Arc<Node>, verb: &'static str) -> Result<()> {
     let node = node.clone();
     blocking(move || node.ask(verb)).await.map(drop)
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(outcome) => outcome,
-        Err(error) => Err(Error::because("the runtime shut down")(error)),
-    }
 }

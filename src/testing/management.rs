@@ -1,8 +1,11 @@
 //! [`Management`]: RabbitMQ's management API, as far as tests need it.
 
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::Value;
+use serde_json::json;
 
 use crate::management;
 use crate::management::Ask;
@@ -14,6 +17,9 @@ use crate::management::all;
 use crate::testing::error::Error;
 use crate::testing::error::Result;
 use crate::url::encoded;
+
+/// How long it may take to answer once the broker is ready; milliseconds, mostly.
+const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// RabbitMQ's management API for tests: JSON in, JSON out, plus the calls that tests make often. Cheap to clone.
 ///
@@ -154,6 +160,43 @@ impl Management {
     /// As [`get`](Self::get): also if there is no such queue.
     pub async fn purge(&self, vhost: &str, queue: &str) -> Result<()> {
         self.delete(&format!("{}/contents", queue_path(vhost, queue))).await.map(drop)
+    }
+
+    /// Waits until it answers: it may take a moment longer than the broker to start.
+    pub(super) async fn answers(&self) -> Result<()> {
+        let started = tokio::time::Instant::now();
+        while let Err(error) = self.version().await {
+            if started.elapsed() > START_LIMIT {
+                return Err(error);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+
+    /// Makes a virtual host that nobody else has, in which `user` may do all, and returns its name.
+    pub(super) async fn fresh_vhost(&self, user: &str) -> Result<String> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        // Other processes may use the same broker.
+        let vhost = format!("test/{:x}.{:08x}.{count}", std::process::id(), fastrand::u32(..));
+        self.put(&format!("/vhosts/{}", encoded(&vhost)), &json!({})).await?;
+        self.permit(user, ".*", ".*", ".*", &vhost).await?;
+        Ok(vhost)
+    }
+
+    /// What `user` may do in `vhost`.
+    pub(super) async fn permit(
+        &self,
+        user: &str,
+        configure: &str,
+        write: &str,
+        read: &str,
+        vhost: &str,
+    ) -> Result<()> {
+        let permissions = json!({ "configure": configure, "write": write, "read": read });
+        let path = format!("/permissions/{}/{}", encoded(vhost), encoded(user));
+        self.put(&path, &permissions).await.map(drop)
     }
 
     async fn request(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {

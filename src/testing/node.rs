@@ -49,6 +49,20 @@ pub(super) struct Install {
     pub(super) bin: PathBuf,
 }
 
+/// What nodes that are to find each other have in common.
+#[derive(Clone, Debug)]
+pub(super) struct Neighborhood {
+    epmd_port: u16,
+    cookie: String,
+}
+
+impl Neighborhood {
+    pub(super) fn new() -> Result<Self> {
+        let [epmd_port] = ports::free()?;
+        Ok(Self { epmd_port, cookie: format!("{:032x}", fastrand::u128(..)) })
+    }
+}
+
 /// A node and its watchdog: see `node.sh`. All calls block. Dropping it kills the node and removes its directory.
 #[derive(Debug)]
 pub(super) struct Node {
@@ -64,24 +78,25 @@ pub(super) struct Node {
 impl Node {
     /// Starts one and waits until it is ready. `conf` is added to its `rabbitmq.conf`.
     pub(super) fn start(install: &Install, conf: &str) -> Result<Self> {
-        let mut attempts = 3;
-        loop {
-            let node = Self::prepare(install, conf)?;
-            attempts -= 1;
-            match node.boot() {
-                // Somebody took a port between our look and its start.
-                Err(error) if attempts > 0 && is_taken_port(&error) => {
-                    tracing::debug!(%error, "trying other ports");
-                }
-                outcome => return outcome.map(|()| node),
-            }
-        }
+        with_free_ports(|| {
+            let node = Self::prepare(install, &Neighborhood::new()?, "taskhare@localhost", conf)?;
+            node.start_epmd()?;
+            node.start_again()?;
+            Ok(node)
+        })
     }
 
-    fn prepare(install: &Install, conf: &str) -> Result<Self> {
-        let [amqp_port, management_port, distribution_port, epmd_port] = ports::free()?;
-        let name = format!("taskhare-{}-{:08x}", std::process::id(), fastrand::u32(..));
-        let dir = std::env::temp_dir().join(name);
+    /// One that does not run yet, and is to be called `name`.
+    pub(super) fn prepare(
+        install: &Install,
+        neighborhood: &Neighborhood,
+        name: &str,
+        conf: &str,
+    ) -> Result<Self> {
+        let [amqp_port, management_port, distribution_port] = ports::free()?;
+        let Neighborhood { epmd_port, cookie } = neighborhood;
+        let own = format!("taskhare-{}-{:08x}", std::process::id(), fastrand::u32(..));
+        let dir = std::env::temp_dir().join(own);
         let conf = format!(
             "listeners.tcp.default = 127.0.0.1:{amqp_port}\n\
              management.tcp.ip = 127.0.0.1\n\
@@ -89,8 +104,9 @@ impl Node {
              {CONF}\
              {conf}\n"
         );
-        write_files(&dir, &conf).map_err(Error::because(format!("cannot write to {}", dir.display())))?;
-        let environment = environment(install, &dir, epmd_port, distribution_port);
+        write_files(&dir, &conf, cookie)
+            .map_err(Error::because(format!("cannot write to {}", dir.display())))?;
+        let environment = environment(install, &dir, name, *epmd_port, distribution_port);
         let watchdog = Watchdog::start(install, &dir, &environment)
             .map_err(Error::because("cannot start the shell that watches the broker"))?;
         let watchdog = Lock::new(watchdog);
@@ -98,14 +114,15 @@ impl Node {
             install: install.clone(),
             dir,
             environment,
-            epmd_port,
+            epmd_port: *epmd_port,
             amqp_port,
             management_port,
             watchdog,
         })
     }
 
-    fn boot(&self) -> Result<()> {
+    /// By which the nodes of its neighborhood find each other: only one of them starts it.
+    pub(super) fn start_epmd(&self) -> Result<()> {
         self.ask("epmd")?;
         let started = Instant::now();
         while std::net::TcpStream::connect(("127.0.0.1", self.epmd_port)).is_err() {
@@ -114,7 +131,7 @@ impl Node {
             }
             sleep(POLL);
         }
-        self.start_again()
+        Ok(())
     }
 
     /// Starts it on the data and the ports it had. Does nothing to one that runs.
@@ -215,6 +232,27 @@ impl Drop for Watchdog {
     }
 }
 
+/// For a start that fails if somebody takes a port between our look and its start: then with others.
+pub(super) fn with_free_ports<T>(start: impl Fn() -> Result<T>) -> Result<T> {
+    for _ in 0..2 {
+        match start() {
+            Err(error) if is_taken_port(&error) => tracing::debug!(%error, "trying other ports"),
+            outcome => return outcome,
+        }
+    }
+    start()
+}
+
+/// For the calls of a node, from async code.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome,
+        Err(error) => Err(Error::because("the runtime shut down")(error)),
+    }
+}
+
 fn is_taken_port(error: &Error) -> bool {
     let said = error.to_string();
     ["eaddrinuse", "already_used", "already in use"].iter().any(|reason| said.contains(reason))
@@ -236,6 +274,7 @@ fn script(
 fn environment(
     install: &Install,
     dir: &Path,
+    name: &str,
     epmd_port: u16,
     distribution_port: u16,
 ) -> BTreeMap<&'static str, OsString> {
@@ -252,7 +291,7 @@ fn environment(
         ("LANG", "C.UTF-8".into()),
         ("ERL_EPMD_ADDRESS", "127.0.0.1".into()),
         ("ERL_EPMD_PORT", epmd_port.to_string().into()),
-        ("RABBITMQ_NODENAME", "taskhare@localhost".into()),
+        ("RABBITMQ_NODENAME", name.into()),
         ("RABBITMQ_DIST_PORT", distribution_port.to_string().into()),
         ("RABBITMQ_BASE", dir.into()),
         ("RABBITMQ_MNESIA_BASE", dir.join("mnesia").into()),
@@ -267,15 +306,12 @@ fn environment(
     ])
 }
 
-fn write_files(dir: &Path, conf: &str) -> io::Result<()> {
+fn write_files(dir: &Path, conf: &str, cookie: &str) -> io::Result<()> {
     std::fs::DirBuilder::new().mode(0o700).create(dir)?;
     std::fs::write(dir.join("rabbitmq.conf"), conf)?;
     std::fs::write(dir.join("enabled_plugins"), "[rabbitmq_auth_mechanism_ssl,rabbitmq_management].\n")?;
     // Erlang refuses a cookie that others may read.
-    let mut cookie = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o400)
-        .open(dir.join(".erlang.cookie"))?;
-    write!(cookie, "{:032x}", fastrand::u128(..))
+    let path = dir.join(".erlang.cookie");
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o400).open(path)?;
+    file.write_all(cookie.as_bytes())
 }

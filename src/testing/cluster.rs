@@ -1,0 +1,377 @@
+//! [`TestCluster`]: three real RabbitMQ nodes to test with.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::Instant;
+use tokio::time::sleep;
+
+use crate::testing::address::Address;
+use crate::testing::error::Error;
+use crate::testing::error::Result;
+use crate::testing::management::Management;
+use crate::testing::node::Install;
+use crate::testing::node::Neighborhood;
+use crate::testing::node::Node;
+use crate::testing::node::blocking;
+use crate::testing::node::with_free_ports;
+use crate::testing::origin::Origin;
+use crate::testing::origin::ThisMachine;
+use crate::url::encoded;
+
+/// How many nodes a cluster has.
+const SIZE: usize = 3;
+/// How long nodes may take to find each other once they run; seconds, mostly.
+const JOIN_LIMIT: Duration = Duration::from_secs(90);
+const POLL: Duration = Duration::from_millis(100);
+
+/// Nodes that notice within 8 s that another one does not answer: the default is a minute. Who is in the minority
+/// pauses, unless the caller says otherwise: the last value of a key counts.
+const CONF: &str = "net_ticktime = 8\ncluster_partition_handling = pause_minority\n";
+
+/// A cluster of three RabbitMQ nodes, numbered from 0, for a test that breaks some of them.
+///
+/// ```no_run
+/// # async fn example() -> taskhare::testing::Result<()> {
+/// use taskhare::testing::TestCluster;
+///
+/// let cluster = TestCluster::start().await?;
+/// let vhost = cluster.fresh_vhost().await?;
+/// let urls = cluster.urls(&vhost); // what `Broker::connect` takes: one URL of each node
+/// // … once queues are declared:
+/// let leader = cluster.leader_of(&vhost, "taskhare.mail.normal").await?;
+/// cluster.kill(leader).await?;
+/// // … nothing may be lost
+/// cluster.start_again(leader).await?; // it is back in the cluster
+/// # Ok(()) }
+/// ```
+///
+/// The nodes are processes on the loopback, each with ports of its own, from the same places as
+/// [`TestBroker`](crate::testing::TestBroker), except that there is none in Docker. They take 10 to 20 s to start, some
+/// 150 MB of memory each, and never outlive the process. Dropping a cluster kills all and removes their data.
+///
+/// A node in the minority pauses by default (`cluster_partition_handling`), and one that does not answer any more is
+/// given up by the others after 6 to 10 s.
+#[derive(Debug)]
+pub struct TestCluster {
+    members: Vec<Member>,
+}
+
+/// A node of a cluster.
+#[derive(Debug)]
+struct Member {
+    /// What Erlang calls it.
+    name: String,
+    node: Arc<Node>,
+    management: Management,
+    /// Whether we have left it running and in touch with the others.
+    is_up: AtomicBool,
+}
+
+impl TestCluster {
+    /// Starts one; that takes 10 to 20 s.
+    ///
+    /// # Errors
+    ///
+    /// If there is no RabbitMQ to start: it says what to install. A broker given by `TASKHARE_TEST_URL` and one in Docker
+    /// do not count.
+    pub async fn start() -> Result<Self> {
+        Self::start_with("").await
+    }
+
+    /// As [`start`](Self::start), with lines added to each node's `rabbitmq.conf`:
+    /// `cluster_partition_handling = autoheal`, say.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub async fn start_with(conf: &str) -> Result<Self> {
+        let install = match Origin::private(&ThisMachine)? {
+            Origin::Installed(install) => install,
+            _ => {
+                return Err(Error::new(
+                    "a cluster is made of processes, and there is no RabbitMQ on this machine: install one (Debian and \
+                     Ubuntu: `apt-get install rabbitmq-server`)",
+                ));
+            }
+        };
+        let conf = conf.to_owned();
+        let members = blocking(move || with_free_ports(|| start(&install, &conf))).await?;
+        let cluster = Self { members };
+        for member in &cluster.members {
+            member.management.answers().await?;
+            cluster.all_see_each_other(member).await?;
+        }
+        Ok(cluster)
+    }
+
+    /// How many nodes it has: 3.
+    pub fn size(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Makes a virtual host that nobody else has and returns its name, which holds a `/`.
+    ///
+    /// # Errors
+    ///
+    /// If no node runs, or the management API refuses.
+    pub async fn fresh_vhost(&self) -> Result<String> {
+        self.management().fresh_vhost("guest").await
+    }
+
+    /// The AMQP URL of `vhost` on a node.
+    pub fn url(&self, node: usize, vhost: &str) -> String {
+        let address = Address::guest("127.0.0.1", self.members[node].node.amqp_port);
+        Address { vhost: vhost.to_owned(), ..address }.url()
+    }
+
+    /// The AMQP URLs of `vhost` on all nodes, separated by commas, whether they run or not: for
+    /// [`Broker::connect`](crate::Broker::connect).
+    pub fn urls(&self, vhost: &str) -> String {
+        let urls: Vec<String> = (0..self.size()).map(|node| self.url(node, vhost)).collect();
+        urls.join(",")
+    }
+
+    /// The management API of the first node that runs and is in touch with the others; of node 0 where there is none.
+    pub fn management(&self) -> &Management {
+        let member = self.members.iter().find(|member| member.is_up()).unwrap_or(&self.members[0]);
+        &member.management
+    }
+
+    /// The management API of a node.
+    pub fn management_of(&self, node: usize) -> &Management {
+        &self.members[node].management
+    }
+
+    /// The node that leads a quorum queue or stream, or has a classic queue. Just after a failure it may still be the
+    /// one that has failed: poll for what you expect.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such queue, or it has no leader at the moment.
+    pub async fn leader_of(&self, vhost: &str, queue: &str) -> Result<usize> {
+        let row = self.queue(vhost, queue).await?;
+        let name = row["leader"].as_str().or_else(|| row["node"].as_str()).unwrap_or_default();
+        let found = self.members.iter().position(|member| member.name == name);
+        found.ok_or_else(|| Error::new(format!("queue {queue:?} has no leader: {row}")))
+    }
+
+    /// The nodes that have a copy of a quorum queue or stream and are up, in order.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such queue.
+    pub async fn online_of(&self, vhost: &str, queue: &str) -> Result<Vec<usize>> {
+        let row = self.queue(vhost, queue).await?;
+        let names: Vec<&str> =
+            row["online"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let is_online = |node: &usize| names.contains(&self.members[*node].name.as_str());
+        Ok((0..self.size()).filter(is_online).collect())
+    }
+
+    async fn queue(&self, vhost: &str, queue: &str) -> Result<Value> {
+        self.management().get(&format!("/queues/{}/{}", encoded(vhost), encoded(queue))).await
+    }
+
+    /// Ends a node at once: kill -9.
+    ///
+    /// # Errors
+    ///
+    /// If what watches it is gone.
+    pub async fn kill(&self, node: usize) -> Result<()> {
+        self.leave(node, "kill").await
+    }
+
+    /// Ends a node as an operator does: it hands over what it leads, and closes its connections. After 30 s it is killed.
+    ///
+    /// # Errors
+    ///
+    /// If what watches it is gone.
+    pub async fn stop(&self, node: usize) -> Result<()> {
+        self.leave(node, "stop").await
+    }
+
+    /// Lets a node hang: SIGSTOP. Its ports still accept connections, and nothing answers; the others give it up within
+    /// ten seconds.
+    ///
+    /// # Errors
+    ///
+    /// If what watches it is gone.
+    pub async fn freeze(&self, node: usize) -> Result<()> {
+        self.leave(node, "freeze").await
+    }
+
+    /// Ends [`freeze`](Self::freeze): SIGCONT. Waits until it is back in the cluster.
+    ///
+    /// # Errors
+    ///
+    /// If it does not come back.
+    pub async fn thaw(&self, node: usize) -> Result<()> {
+        self.members[node].ask("thaw").await?;
+        self.join(node).await
+    }
+
+    /// After [`kill`](Self::kill) or [`stop`](Self::stop): starts a node on the same data and ports, and waits until it is
+    /// back in the cluster, which takes ten seconds.
+    ///
+    /// A node that was not the last to end waits for the others when it starts: after the end of all,
+    /// [`start_all_again`](Self::start_all_again).
+    ///
+    /// # Errors
+    ///
+    /// If it does not start, or does not come back.
+    pub async fn start_again(&self, node: usize) -> Result<()> {
+        self.members[node].start_again().await?;
+        self.join(node).await
+    }
+
+    /// Starts all nodes that do not run, at the same time, and waits until the cluster is whole.
+    ///
+    /// # Errors
+    ///
+    /// As [`start_again`](Self::start_again).
+    pub async fn start_all_again(&self) -> Result<()> {
+        let starts = self.members.iter().map(Member::start_again);
+        futures_util::future::try_join_all(starts).await?;
+        self.members.iter().for_each(|member| member.is_up.store(true, Ordering::Relaxed));
+        for member in &self.members {
+            self.all_see_each_other(member).await?;
+        }
+        Ok(())
+    }
+
+    /// Cuts a node off from the two others, at once: the nodes do not speak to each other any more, while each still serves
+    /// its clients as far as it can. With `pause_minority` that node closes its connections soon.
+    ///
+    /// # Errors
+    ///
+    /// If the node does not run.
+    pub async fn cut(&self, node: usize) -> Result<()> {
+        self.members[node].is_up.store(false, Ordering::Relaxed);
+        // Without the right cookie no new connection between them is accepted, whoever asks for it.
+        self.to_the_others(node, "erlang:set_cookie(N, cut), erlang:disconnect_node(N)").await
+    }
+
+    /// Ends [`cut`](Self::cut), and waits until the node is back in the cluster.
+    ///
+    /// # Errors
+    ///
+    /// If it does not come back.
+    pub async fn heal(&self, node: usize) -> Result<()> {
+        self.to_the_others(node, "erlang:set_cookie(N, erlang:get_cookie()), net_kernel:connect_node(N)")
+            .await?;
+        self.join(node).await
+    }
+
+    async fn to_the_others(&self, node: usize, what: &str) -> Result<()> {
+        let own = &self.members[node].name;
+        let others = self.members.iter().map(|member| &member.name).filter(|name| *name != own);
+        let others: Vec<String> = others.map(|name| format!("'{name}'")).collect();
+        let expression = format!("[begin {what} end || N <- [{}]].", others.join(", "));
+        self.rabbitmqctl(node, ["-q", "eval", &expression]).await.map(drop)
+    }
+
+    /// Runs `rabbitmqctl` on a node and returns what it prints. Takes a second.
+    ///
+    /// # Errors
+    ///
+    /// If `rabbitmqctl` fails.
+    pub async fn rabbitmqctl<A: Into<String>>(
+        &self,
+        node: usize,
+        args: impl IntoIterator<Item = A>,
+    ) -> Result<String> {
+        let args: Vec<String> = args.into_iter().map(Into::into).collect();
+        let node = self.members[node].node.clone();
+        blocking(move || node.rabbitmqctl(&args)).await
+    }
+
+    async fn leave(&self, node: usize, verb: &'static str) -> Result<()> {
+        self.members[node].is_up.store(false, Ordering::Relaxed);
+        self.members[node].ask(verb).await
+    }
+
+    async fn join(&self, node: usize) -> Result<()> {
+        let member = &self.members[node];
+        member.is_up.store(true, Ordering::Relaxed);
+        self.all_see_each_other(member).await
+    }
+
+    /// Waits until `member` and those that are up agree that all of them run.
+    async fn all_see_each_other(&self, member: &Member) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            let up: Vec<&Member> = self.members.iter().filter(|member| member.is_up()).collect();
+            let first = up.first().copied().unwrap_or(member);
+            let (there, here) = (member.running().await, first.running().await);
+            let agree = |seen: &Vec<String>| up.iter().all(|member| seen.contains(&member.name));
+            if there.as_ref().is_ok_and(agree) && here.as_ref().is_ok_and(agree) {
+                return Ok(());
+            }
+            if started.elapsed() > JOIN_LIMIT {
+                let name = &member.name;
+                return Err(Error::new(format!(
+                    "{name} is not back in the cluster after {JOIN_LIMIT:?}: it sees {there:?}, {} sees {here:?}",
+                    first.name
+                )));
+            }
+            sleep(POLL).await;
+        }
+    }
+}
+
+impl Member {
+    fn is_up(&self) -> bool {
+        self.is_up.load(Ordering::Relaxed)
+    }
+
+    async fn ask(&self, verb: &'static str) -> Result<()> {
+        let node = self.node.clone();
+        blocking(move || node.ask(verb)).await.map(drop)
+    }
+
+    async fn start_again(&self) -> Result<()> {
+        let node = self.node.clone();
+        blocking(move || node.start_again()).await?;
+        self.management.answers().await
+    }
+
+    /// The names of the nodes that run, as this one sees it.
+    async fn running(&self) -> Result<Vec<String>> {
+        let nodes = self.management.get("/nodes?columns=name,running").await?;
+        let running = nodes.as_array().into_iter().flatten().filter(|row| row["running"] == true);
+        Ok(running.filter_map(|row| row["name"].as_str().map(str::to_owned)).collect())
+    }
+}
+
+/// The first node alone, and then the others, who join it: where all start at once, those of 3.10 wait for each other.
+fn start(install: &Install, conf: &str) -> Result<Vec<Member>> {
+    let neighborhood = Neighborhood::new()?;
+    let prepared = |number: usize| {
+        let name = format!("taskhare{number}@localhost");
+        let peers = [0, number].map(|peer| {
+            format!("cluster_formation.classic_config.nodes.{} = taskhare{peer}@localhost", peer + 1)
+        });
+        let formation = "cluster_formation.peer_discovery_backend = classic_config";
+        let conf = format!("{formation}\n{}\n{CONF}{conf}", peers.join("\n"));
+        let node = Node::prepare(install, &neighborhood, &name, &conf)?;
+        let place = format!("http://127.0.0.1:{}", node.management_port);
+        let management = Management::new(&place, "guest", "guest")?;
+        Ok(Member { name, node: Arc::new(node), management, is_up: AtomicBool::new(true) })
+    };
+    let first = prepared(0)?;
+    first.node.start_epmd()?;
+    first.node.start_again()?;
+    let others = (1..SIZE).map(prepared).collect::<Result<Vec<Member>>>()?;
+    let starts = std::thread::scope(|scope| {
+        let starts: Vec<_> = others.iter().map(|member| scope.spawn(|| member.node.start_again())).collect();
+        starts
+            .into_iter()
+            .map(|start| start.join().expect("it returns its errors"))
+            .collect::<Result<Vec<()>>>()
+    });
+    starts.map(|_| std::iter::once(first).chain(others).collect())
+}
