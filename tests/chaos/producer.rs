@@ -117,49 +117,39 @@ struct Hand {
 
 impl Hand {
     async fn carry_out(self: Arc<Self>, operation: Operation) {
-        let task = operation.number;
         until(self.starts + operation.at).await;
-        let first = self.first(task, Act::Enqueue);
-        let enqueued = self.insist(task, Act::Enqueue, async || {
-            let mut enqueue = self.asked(self.producer.enqueue(chore(&operation, 0)), &operation);
-            if let Some(delay) = operation.delay {
-                enqueue = enqueue.at(first + delay);
-            }
-            if let Some(deadline) = operation.deadline {
-                enqueue = enqueue.deadline(first + deadline);
-            }
-            enqueue.id(id(self.seed, task)).await.map(drop)
-        });
-        if !enqueued.await {
+        if !self.insist(&operation, Act::Enqueue).await {
             return;
         }
-        match operation.then {
-            Then::Nothing => {}
-            Then::Cancel(after) => {
-                tokio::time::sleep(after).await;
-                self.insist(task, Act::Cancel, async || self.producer.cancel(id(self.seed, task)).await).await;
-            }
-            Then::Reschedule(after, delay) => {
-                tokio::time::sleep(after).await;
-                let first = self.first(task, Act::Reschedule);
-                self.insist(task, Act::Reschedule, async || {
-                    let again = self.producer.reschedule(id(self.seed, task), chore(&operation, 1));
-                    self.asked(again, &operation).at(first + delay).await.map(drop)
-                })
-                .await;
-            }
-        }
+        let (after, act) = match operation.then {
+            Then::Nothing => return,
+            Then::Cancel(after) => (after, Act::Cancel),
+            Then::Reschedule(after, _) => (after, Act::Reschedule),
+        };
+        tokio::time::sleep(after).await;
+        self.insist(&operation, act).await;
     }
 
-    /// What is asked for each time.
-    fn asked<'a>(&self, enqueue: Enqueue<'a, Chore>, operation: &Operation) -> Enqueue<'a, Chore> {
-        let enqueue = enqueue
-            .queue(operation.queue)
-            .priority(operation.priority)
-            .retry(RetryPolicy::fixed(BACKOFF).max_attempts(ATTEMPTS));
-        match operation.fate {
-            Fate::Overruns(_) => enqueue.run_timeout(RUN_TIMEOUT),
-            _ => enqueue,
+    /// Once. What it says of times counts from `first`.
+    async fn attempt(&self, operation: &Operation, act: Act, first: SystemTime) -> Result<()> {
+        let id = id(self.seed, operation.number);
+        match (act, operation.then) {
+            (Act::Enqueue, _) => {
+                let enqueue = self.producer.enqueue(chore(operation, 0)).id(id);
+                let mut enqueue = asked(enqueue, operation);
+                if let Some(delay) = operation.delay {
+                    enqueue = enqueue.at(first + delay);
+                }
+                if let Some(deadline) = operation.deadline {
+                    enqueue = enqueue.deadline(first + deadline);
+                }
+                enqueue.await.map(drop)
+            }
+            (Act::Reschedule, Then::Reschedule(_, delay)) => {
+                let again = self.producer.reschedule(id, chore(operation, 1));
+                asked(again, operation).at(first + delay).await.map(drop)
+            }
+            _ => self.producer.cancel(id).await,
         }
     }
 
@@ -169,13 +159,15 @@ impl Hand {
     }
 
     /// Tries until it is confirmed, or cannot be any more; again with the same id, as one should. Whether it is confirmed.
-    async fn insist(&self, task: u32, act: Act, attempt: impl AsyncFn() -> Result<()>) -> bool {
+    async fn insist(&self, operation: &Operation, act: Act) -> bool {
+        let task = operation.number;
+        let first = self.first(task, act);
         if self.past.confirmed.contains_key(&(task, act)) {
             return true;
         }
         loop {
             self.scribe.write(What::Invoked { task, act });
-            let Err(error) = attempt().await else {
+            let Err(error) = self.attempt(operation, act, first).await else {
                 self.scribe.write(What::Confirmed { task, act });
                 return true;
             };
@@ -190,6 +182,18 @@ impl Hand {
             }
             tokio::time::sleep(PAUSE).await;
         }
+    }
+}
+
+/// What is asked for each time.
+fn asked<'a>(enqueue: Enqueue<'a, Chore>, operation: &Operation) -> Enqueue<'a, Chore> {
+    let enqueue = enqueue
+        .queue(operation.queue)
+        .priority(operation.priority)
+        .retry(RetryPolicy::fixed(BACKOFF).max_attempts(ATTEMPTS));
+    match operation.fate {
+        Fate::Overruns(_) => enqueue.run_timeout(RUN_TIMEOUT),
+        _ => enqueue,
     }
 }
 

@@ -1,0 +1,126 @@
+//! [`Scenario`]: the course of one run.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use taskhare::Broker;
+use tokio::time::sleep;
+
+use crate::crew::Crew;
+use crate::fault::Field;
+use crate::fault::Harm;
+use crate::ground::Ground;
+use crate::history::Record;
+use crate::history::What;
+use crate::history::now;
+use crate::load::Fate;
+use crate::load::PERIODS;
+use crate::recorder::Recorder;
+use crate::scheduler;
+use crate::sweep::Sweep;
+use crate::worker::Course;
+use crate::worker::Role;
+
+/// From the start of the processes to the load; a second, on an idle machine.
+const SOON: Duration = Duration::from_secs(6);
+/// Longer than what a queue or stream must have been there for to survive a `kill -9` of its only node.
+const SETTLED: Duration = Duration::from_secs(14);
+/// How long after the load its producers may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How often it is looked whether a process has died.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What is to happen in a run.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    pub name: String,
+    pub seed: u64,
+    /// Tasks a second, for so long.
+    pub rate: u32,
+    pub time: Duration,
+    /// One after the other.
+    pub harms: Vec<Harm>,
+}
+
+/// What has happened.
+#[derive(Debug)]
+pub struct Outcome {
+    pub course: Course,
+    pub records: Vec<Record>,
+    /// What went wrong beside the tasks.
+    pub panics: Vec<String>,
+    pub history: PathBuf,
+    pub recorder: Recorder,
+}
+
+impl Scenario {
+    pub async fn play(&self, ground: &Ground) -> Outcome {
+        let recorder = Recorder::new(&self.name, self.seed);
+        let mut random = fastrand::Rng::with_seed(self.seed);
+        let (vhost, url) = ground.fresh_vhost().await;
+        let soon = if self.harms.iter().any(|harm| harm.needs_settled()) { SETTLED } else { SOON };
+        let fates: Vec<Fate> = self.harms.iter().flat_map(|harm| harm.fates()).copied().collect();
+        let starts = Duration::from_millis((now() + soon).as_millis() as u64);
+        let course = Course { seed: self.seed, rate: self.rate, starts, time: self.time, fates };
+        note_schedules(&course, &recorder);
+        let crew = Crew::start(&url, &course, &recorder).await;
+        let broker = Broker::connect(&url).await.unwrap();
+        sleep((starts - Duration::from_millis(500)).saturating_sub(now())).await;
+        let before = ground.counted(&vhost, true).await;
+        recorder.note(before.clone());
+
+        let field = Field { ground, vhost: &vhost, crew: &crew, recorder: &recorder };
+        tokio::select! {
+            () = replace_the_dead(&crew) => {}
+            () = async {
+                self.strike(&field, &course, &mut random).await;
+                let is_loaded = recorder.until(PATIENCE, |records| {
+                    let loaded = records.iter().filter(|it| matches!(it.what, What::Loaded));
+                    loaded.count() >= crew.all(Role::Producer).count()
+                });
+                is_loaded.await;
+                sleep(course.ends().saturating_sub(now())).await;
+                let sweep = Sweep { ground, vhost: &vhost, recorder: &recorder };
+                sweep.drain().await;
+                sweep.count(&before).await;
+                crew.hold().await;
+                sweep.sweep(&broker).await;
+            } => {}
+        }
+        broker.close().await;
+        crew.shut_down().await;
+        recorder.flush();
+        ground.remove_vhost(&vhost).await;
+        let (records, panics) = (recorder.records(), recorder.panics());
+        Outcome { course, records, panics, history: recorder.history().to_owned(), recorder }
+    }
+
+    /// One fault after the other, each at its time: the only one when a third of the load is done, by and large.
+    async fn strike(&self, field: &Field<'_>, course: &Course, random: &mut fastrand::Rng) {
+        let slot = self.time / (self.harms.len() as u32 + 1);
+        for (place, harm) in (1..).zip(&self.harms) {
+            let at = course.starts + (slot * place).mul_f64(0.7 + 0.3 * random.f64());
+            sleep(at.saturating_sub(now())).await;
+            harm.strike(field, random).await;
+        }
+    }
+}
+
+async fn replace_the_dead(crew: &Crew) {
+    loop {
+        sleep(LOOK).await;
+        crew.replace_the_dead().await;
+    }
+}
+
+fn note_schedules(course: &Course, recorder: &Recorder) {
+    for (schedule, period) in scheduler::names().zip(PERIODS) {
+        recorder.note(What::Scheduled {
+            schedule,
+            queue: crate::load::QUEUES[0].to_owned(),
+            period: period.as_micros() as u64,
+            starts: course.starts.as_micros() as u64,
+            ends: course.ends().as_micros() as u64,
+        });
+    }
+}

@@ -1,0 +1,139 @@
+//! [`Sweep`]: what is left at the end of a run, and what the broker's history tells.
+
+use std::collections::HashMap;
+use std::time::Duration;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
+
+use taskhare::Broker;
+use taskhare::DeadLetter;
+use taskhare::Event;
+use tokio::time::Instant;
+use tokio::time::sleep;
+
+use crate::ground::Ground;
+use crate::history::What;
+use crate::load::PERIODS;
+use crate::load::QUEUES;
+use crate::load::number;
+use crate::recorder::Recorder;
+
+/// How long the queues may take to come to what they ought to hold.
+const DRAIN: Duration = Duration::from_secs(90);
+/// How often they are looked at, and how often in a row they must be as they ought to.
+const LOOK: Duration = Duration::from_millis(400);
+const IN_A_ROW: u32 = 4;
+/// How long counts may take to come back: the broker's samples are 2 s old.
+const SETTLE: Duration = Duration::from_secs(15);
+
+#[derive(Debug)]
+pub struct Sweep<'a> {
+    pub ground: &'a Ground,
+    pub vhost: &'a str,
+    pub recorder: &'a Recorder,
+}
+
+impl Sweep<'_> {
+    /// Waits until there is nothing to do any more; or for long enough, and then what is left is told.
+    pub async fn drain(&self) {
+        let (started, mut quiet) = (Instant::now(), 0);
+        while quiet < IN_A_ROW && started.elapsed() < DRAIN {
+            sleep(LOOK).await;
+            quiet = if self.is_drained().await { quiet + 1 } else { 0 };
+        }
+    }
+
+    async fn is_drained(&self) -> bool {
+        let Ok(queues) = self.ground.management().queues(self.vhost).await else { return false };
+        !queues.is_empty()
+            && queues.iter().filter(|queue| queue.kind != "stream" && !is_end(&queue.name)).all(|queue| {
+                // What has just been taken from one queue may be on its way to the next.
+                queue.totals.messages == nominal(&queue.name)
+            })
+    }
+
+    /// Writes all of it down.
+    pub async fn sweep(&self, broker: &Broker) {
+        let mut letters = HashMap::new();
+        for queue in QUEUES {
+            let found = broker.dead_letters(queue).unwrap().list(usize::MAX).await.unwrap();
+            letters.insert(format!("taskhare.{queue}.dead"), found.len() as u64);
+            found.iter().for_each(|letter| self.dead(letter));
+        }
+        let found = broker.undeliverable().list(usize::MAX).await.unwrap();
+        letters.insert("taskhare.undeliverable".to_owned(), found.len() as u64);
+        found.iter().for_each(|letter| self.dead(letter));
+        self.read_events(broker).await;
+        for queue in self.ground.management().queues(self.vhost).await.unwrap() {
+            if queue.kind != "stream" {
+                let nominal = letters.get(&queue.name).copied().unwrap_or_else(|| nominal(&queue.name));
+                let messages = queue.totals.messages;
+                self.recorder.note(What::Left { queue: queue.name, messages, nominal });
+            }
+        }
+    }
+
+    fn dead(&self, letter: &DeadLetter) {
+        let task = letter.id().and_then(number).unwrap_or(u32::MAX);
+        let reason = letter.reason().as_str().to_owned();
+        let moment = letter.dead_at().map(micros).unwrap_or_default();
+        self.recorder.note(What::Dead { task, reason, attempts: letter.attempts(), moment });
+    }
+
+    async fn read_events(&self, broker: &Broker) {
+        let mut events = broker.events().from_start().until_now().subscribe().await.unwrap();
+        while let Some(event) = events.next().await {
+            match event {
+                Event::Missed(count) => self.recorder.note(What::Missed { count }),
+                Event::Task(event) => {
+                    // Ticks have ids of their own kind, and are told of by their handler.
+                    if event.name != "tock"
+                        && let Some(task) = number(event.id)
+                    {
+                        let kind = event.change.kind().as_str().to_owned();
+                        let (attempt, moment) = (event.attempt, micros(event.at));
+                        self.recorder.note(What::Told { task, kind, attempt, moment });
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Counts until it is as it was `before`, or for long enough.
+    pub async fn count(&self, before: &What) {
+        let started = Instant::now();
+        let is_back = |now: &What| match (before, now) {
+            (
+                What::Counted { connections, channels, consumers, queues, .. },
+                What::Counted { connections: c, channels: ch, consumers: co, queues: q, .. },
+            ) => (connections, channels, consumers, queues) == (c, ch, co, q),
+            _ => false,
+        };
+        loop {
+            let now = self.ground.counted(self.vhost, false).await;
+            if is_back(&now) || started.elapsed() > SETTLE {
+                return self.recorder.note(now);
+            }
+            sleep(LOOK).await;
+        }
+    }
+}
+
+/// How many messages a queue holds when nothing is to be done.
+fn nominal(queue: &str) -> u64 {
+    match queue {
+        // An entry for each schedule, and the marker.
+        "taskhare.schedules" => PERIODS.len() as u64 + 1,
+        _ => 0,
+    }
+}
+
+/// Whether a queue is where letters stay.
+fn is_end(queue: &str) -> bool {
+    queue.ends_with(".dead") || queue == "taskhare.undeliverable"
+}
+
+fn micros(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as u64)
+}
