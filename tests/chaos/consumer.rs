@@ -17,6 +17,7 @@ use crate::history::End;
 use crate::history::What;
 use crate::load::Fate;
 use crate::load::QUEUES;
+use crate::load::WARM_UP;
 use crate::worker::Scribe;
 use crate::worker::held;
 
@@ -77,6 +78,10 @@ pub async fn run(broker: &Broker, scribe: &Scribe, end: &CancellationToken) {
 async fn do_chore(chore: Chore, ctx: TaskContext, scribe: Scribe) -> Result<(), TaskError> {
     let Chore { task, copy, fate, takes } = chore;
     let attempt = ctx.attempt();
+    if task >= WARM_UP {
+        tokio::time::sleep(takes).await;
+        return if attempt == 1 { Err(TaskError::retry("as its number says")) } else { Ok(()) };
+    }
     scribe.write(What::Started { task, copy, attempt, again: ctx.is_redelivered() });
     let fault = |fault: &str| What::Began { fault: fault.to_owned(), whom: scribe.who().to_owned() };
     match fate {

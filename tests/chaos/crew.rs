@@ -105,7 +105,8 @@ impl Crew {
                     records.iter().any(|it| matches!(&it.what, What::Began { whom, .. } if *whom == name))
                 };
                 if !self.recorder.is(was_meant) {
-                    self.recorder.logged(&name, &format!("panicked at its end: it ended by itself with {end}"));
+                    self.recorder
+                        .logged(&name, &format!("panicked at its end: it ended by itself with {end}"));
                 }
                 seat.fill(&mut process).await;
                 self.recorder.note(What::Healed { fault: "abort".to_owned(), whom: name });
@@ -113,16 +114,20 @@ impl Crew {
         }
     }
 
-    /// Has all of them say what they hold.
-    pub async fn hold(&self) {
-        for seat in &self.seats {
-            seat.tell(HOLD).await;
-        }
+    /// Has all of them say what they hold, `before` there is any load or at the end.
+    pub async fn hold(&self, before: bool) {
         let held = |records: &[Record]| {
-            let count = records.iter().filter(|it| matches!(it.what, What::Held { before: false, .. }));
-            count.count() >= self.seats.len()
+            records
+                .iter()
+                .filter(|it| matches!(it.what, What::Held { before: it, .. } if it == before))
+                .count()
         };
-        self.recorder.until(Duration::from_secs(10), held).await;
+        let so_far = held(&self.recorder.records());
+        for seat in &self.seats {
+            seat.tell(HOLD[usize::from(!before)]).await;
+        }
+        let all = so_far + self.seats.len();
+        self.recorder.until(Duration::from_secs(10), |records| held(records) >= all).await;
     }
 
     /// Producers first, so that nothing is left behind.
@@ -158,7 +163,8 @@ impl Seat {
         let process = Process::start(
             &role,
             "worker::process",
-            &[(PLAN, &plan)],
+            // What a backtrace needs would be taken for memory that leaks.
+            &[(PLAN, &plan), ("RUST_BACKTRACE", "0")],
             move |line| said.said(&line),
             {
                 let who = format!("{role} of seat {}", self.plan.place);

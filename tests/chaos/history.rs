@@ -138,9 +138,8 @@ pub fn read(text: &str) -> Result<Vec<Record>, String> {
 /// Since the Unix epoch, by a clock that nobody sets: the time of day when this process first asked, and what has passed
 /// since.
 pub fn now() -> Duration {
-    static FIRST: LazyLock<(Duration, Instant)> = LazyLock::new(|| {
-        (SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(), Instant::now())
-    });
+    static FIRST: LazyLock<(Duration, Instant)> =
+        LazyLock::new(|| (SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(), Instant::now()));
     FIRST.0 + FIRST.1.elapsed()
 }
 

@@ -11,6 +11,9 @@ use taskhare::TaskId;
 pub const QUEUES: [&str; 2] = ["mail", "report"];
 /// How often a task is tried.
 pub const ATTEMPTS: u32 = 4;
+/// Tasks from this number on are done before there is any load, and no part of it: so that what is made when it is first
+/// needed is there.
+pub const WARM_UP: u32 = u32::MAX - 10_000;
 /// What those tasks take that are no ordinary ones.
 const LONG: Duration = Duration::from_secs(2);
 /// How often a task that kills its process is started: the library's default.
@@ -119,7 +122,8 @@ pub fn number(id: TaskId) -> Option<u32> {
 }
 
 impl Operation {
-    fn plain(number: u32, at: Duration) -> Self {
+    /// One that succeeds at once.
+    pub fn plain(number: u32, at: Duration) -> Self {
         Self {
             number,
             at,

@@ -40,13 +40,8 @@ async fn one() -> Result<()> {
     let ground = Ground::Node(TestBroker::start().await?);
     let name = std::env::var("TASKHARE_CHAOS_FAULT").unwrap_or("consumer killed".to_owned());
     let harm = Harm::parse(&name).unwrap();
-    let scenario = Scenario {
-        name: name.clone(),
-        seed: 1,
-        rate: 60,
-        time: Duration::from_secs(12),
-        harms: vec![harm],
-    };
+    let scenario =
+        Scenario { name: name.clone(), seed: 1, rate: 60, time: Duration::from_secs(12), harms: vec![harm] };
     let outcome = scenario.play(&ground).await;
     println!("{} records in {}", outcome.records.len(), outcome.history.display());
     println!("{:#?}", outcome.panics);

@@ -28,6 +28,7 @@ use crate::load::Load;
 use crate::load::Operation;
 use crate::load::QUEUES;
 use crate::load::Then;
+use crate::load::WARM_UP;
 use crate::load::id;
 use crate::worker::Plan;
 use crate::worker::Scribe;
@@ -45,8 +46,7 @@ const RUN_TIMEOUT: Duration = Duration::from_millis(500);
 pub async fn run(broker: &Broker, plan: &Plan, scribe: &Scribe, end: &CancellationToken) {
     let producer = Producer::builder(broker).timeout(TIMEOUT).queue(QUEUES[0]).queue(QUEUES[1]).build().await;
     let producer = producer.unwrap();
-    // What is made when it is first needed belongs to what there is before the load.
-    producer.cancel(id(plan.course.seed, u32::MAX - 1)).await.unwrap();
+    warm_up(&producer, plan).await;
     scribe.write(held(true, &Handle::current()));
     let load = plan.course.load();
     let hand = Arc::new(Hand {
@@ -72,6 +72,18 @@ pub async fn run(broker: &Broker, plan: &Plan, scribe: &Scribe, end: &Cancellati
         () = done => {}
         () = end.cancelled() => {}
     }
+}
+
+/// Enough for each consumer to have some tasks that fail, and have to be published again.
+async fn warm_up(producer: &Producer, plan: &Plan) {
+    let number = WARM_UP + 100 * plan.place;
+    for (number, queue) in (number..number + 60).zip(QUEUES.iter().cycle()) {
+        let operation = Operation { queue, fate: Fate::Fails(1), ..Operation::plain(number, Duration::ZERO) };
+        let chore = Chore { takes: Duration::from_millis(20), ..chore(&operation, 0) };
+        let enqueue = asked(producer.enqueue(chore).id(id(plan.course.seed, number)), &operation);
+        enqueue.delay(PAUSE).await.unwrap();
+    }
+    producer.cancel(id(plan.course.seed, number)).await.unwrap();
 }
 
 fn share(load: &Load, plan: &Plan) -> impl Iterator<Item = Operation> {

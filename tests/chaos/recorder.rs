@@ -69,7 +69,8 @@ impl Recorder {
     }
 
     pub fn enter(&self, record: Record) {
-        if matches!(record.what, What::Began { .. } | What::Healed { .. } | What::Leads { .. } | What::Loaded) {
+        if matches!(record.what, What::Began { .. } | What::Healed { .. } | What::Leads { .. } | What::Loaded)
+        {
             println!("{:6.2} s  {}: {:?}", self.0.started.elapsed().as_secs_f64(), record.who, record.what);
         }
         let mut taken = self.taken();

@@ -68,6 +68,7 @@ impl Scenario {
         sleep((starts - Duration::from_millis(500)).saturating_sub(now())).await;
         let before = ground.counted(&vhost, true).await;
         recorder.note(before.clone());
+        crew.hold(true).await;
 
         let field = Field { ground, vhost: &vhost, crew: &crew, recorder: &recorder };
         tokio::select! {
@@ -83,7 +84,7 @@ impl Scenario {
                 let sweep = Sweep { ground, vhost: &vhost, recorder: &recorder };
                 sweep.drain().await;
                 sweep.count(&before).await;
-                crew.hold().await;
+                crew.hold(false).await;
                 sweep.sweep(&broker).await;
             } => {}
         }

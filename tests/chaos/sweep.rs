@@ -15,6 +15,7 @@ use crate::ground::Ground;
 use crate::history::What;
 use crate::load::PERIODS;
 use crate::load::QUEUES;
+use crate::load::WARM_UP;
 use crate::load::number;
 use crate::recorder::Recorder;
 
@@ -88,7 +89,7 @@ impl Sweep<'_> {
                 Event::Task(event) => {
                     // Ticks have ids of their own kind, and are told of by their handler.
                     if event.name != "tock"
-                        && let Some(task) = number(event.id)
+                        && let Some(task) = number(event.id).filter(|task| *task < WARM_UP)
                     {
                         let kind = event.change.kind().as_str().to_owned();
                         let (attempt, moment) = (event.attempt, micros(event.at));

@@ -26,8 +26,8 @@ use crate::scheduler;
 
 /// Where a process finds its [`Plan`], as JSON.
 pub const PLAN: &str = "TASKHARE_CHAOS_PLAN";
-/// What the parent writes to hear how much a process holds.
-pub const HOLD: &str = "hold";
+/// What the parent writes to hear how much a process holds, before there is any load and at the end.
+pub const HOLD: [&str; 2] = ["hold before", "hold after"];
 /// `debug`, to have more in the log.
 const LOG: &str = "TASKHARE_CHAOS_LOG";
 /// Of all connections: a silent peer is given up after two.
@@ -130,8 +130,8 @@ async fn process() {
 fn end(scribe: &Scribe) -> CancellationToken {
     let (scribe, runtime) = (scribe.clone(), Handle::current());
     let end = parent(move |line| {
-        if line == HOLD {
-            scribe.write(held(false, &runtime));
+        if HOLD.contains(&line) {
+            scribe.write(held(line == HOLD[0], &runtime));
         }
     });
     let (told, mut terminated) = (end.clone(), signal(SignalKind::terminate()).unwrap());
