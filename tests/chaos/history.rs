@@ -13,6 +13,8 @@ use std::time::UNIX_EPOCH;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::load::Fate;
+
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -28,6 +30,8 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
 pub enum What {
+    /// The first line: what the [`Load`](crate::load::Load) is made of, `time` in microseconds.
+    Planned { seed: u64, rate: u32, time: u64, fates: Vec<Fate> },
     /// A producer is about to do it.
     Invoked { task: u32, act: Act },
     /// … and the broker has it.

@@ -7,6 +7,9 @@ use serde::Serialize;
 use taskhare::Priority;
 use taskhare::TaskId;
 
+use crate::history::Record;
+use crate::history::What;
+
 /// Tasks go to these, by turns of the seed.
 pub const QUEUES: [&str; 2] = ["mail", "report"];
 /// How often a task is tried.
@@ -93,6 +96,17 @@ impl Load {
         times.sort_unstable();
         let operation = |(number, at)| Operation::choose(number, at, &mut random);
         Self { seed, operations: (0..).zip(times).map(operation).collect() }
+    }
+
+    /// That of a history.
+    pub fn of(records: &[Record]) -> Option<Self> {
+        records.iter().find_map(|record| match &record.what {
+            What::Planned { seed, rate, time, fates } => {
+                let time = Duration::from_micros(*time);
+                Some(Self::new(*seed, *rate, time).with(fates, time))
+            }
+            _ => None,
+        })
     }
 
     /// Tasks of these fates as well, spread over the time.

@@ -1,16 +1,16 @@
 //! [`Scenario`]: the course of one run.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use taskhare::Broker;
 use tokio::time::sleep;
 
+use crate::checker::Scope;
+use crate::checker::Verdict;
 use crate::crew::Crew;
 use crate::fault::Field;
 use crate::fault::Harm;
 use crate::ground::Ground;
-use crate::history::Record;
 use crate::history::What;
 use crate::history::now;
 use crate::load::Fate;
@@ -27,6 +27,11 @@ const SOON: Duration = Duration::from_secs(6);
 const SETTLED: Duration = Duration::from_secs(14);
 /// How long after the load its producers may take.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// On a machine of two cores that is busy with other things as well.
+const PACE: Duration = Duration::from_secs(1);
+const NEWS: Duration = Duration::from_secs(1);
+/// If set, the files of runs that went well are kept as well.
+const KEEP: &str = "TASKHARE_CHAOS_KEEP";
 /// How often it is looked whether a process has died.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -45,15 +50,35 @@ pub struct Scenario {
 /// What has happened.
 #[derive(Debug)]
 pub struct Outcome {
-    pub course: Course,
-    pub records: Vec<Record>,
-    /// What went wrong beside the tasks.
+    pub verdict: Verdict,
+    /// Panics of processes that nobody wanted.
     pub panics: Vec<String>,
-    pub history: PathBuf,
-    pub recorder: Recorder,
+    recorder: Recorder,
+}
+
+impl Outcome {
+    pub fn is_good(&self) -> bool {
+        self.verdict.is_clean() && self.panics.is_empty()
+    }
+
+    /// Keeps the files if there is a reason to; they are removed if there is none.
+    pub fn keep(&self, again: &str) {
+        let keeps = std::env::var_os(KEEP).is_some();
+        if !self.is_good() || keeps {
+            println!("{}", self.verdict);
+            self.panics.iter().for_each(|panic| println!("- {panic}"));
+            println!("history: {}\nagain: {again}", self.recorder.history().display());
+        } else {
+            self.recorder.remove();
+        }
+    }
 }
 
 impl Scenario {
+    pub fn new(name: &str, seed: u64, rate: u32, time: Duration, harms: Vec<Harm>) -> Self {
+        Self { name: name.to_owned(), seed, rate, time, harms }
+    }
+
     pub async fn play(&self, ground: &Ground) -> Outcome {
         let recorder = Recorder::new(&self.name, self.seed);
         let mut random = fastrand::Rng::with_seed(self.seed);
@@ -62,7 +87,7 @@ impl Scenario {
         let fates: Vec<Fate> = self.harms.iter().flat_map(|harm| harm.fates()).copied().collect();
         let starts = Duration::from_millis((now() + soon).as_millis() as u64);
         let course = Course { seed: self.seed, rate: self.rate, starts, time: self.time, fates };
-        note_schedules(&course, &recorder);
+        note_plan(&course, &recorder);
         let crew = Crew::start(&url, &course, &recorder).await;
         let broker = Broker::connect(&url).await.unwrap();
         sleep((starts - Duration::from_millis(500)).saturating_sub(now())).await;
@@ -92,8 +117,13 @@ impl Scenario {
         crew.shut_down().await;
         recorder.flush();
         ground.remove_vhost(&vhost).await;
-        let (records, panics) = (recorder.records(), recorder.panics());
-        Outcome { course, records, panics, history: recorder.history().to_owned(), recorder }
+        let verdict = Verdict::of(&course.load(), &recorder.records(), Self::scope());
+        Outcome { verdict, panics: recorder.panics(), recorder }
+    }
+
+    /// How strictly runs are judged.
+    pub fn scope() -> Scope {
+        Scope { pace: PACE, news: NEWS, ..Scope::default() }
     }
 
     /// One fault after the other, each at its time: the only one when a third of the load is done, by and large.
@@ -114,7 +144,13 @@ async fn replace_the_dead(crew: &Crew) {
     }
 }
 
-fn note_schedules(course: &Course, recorder: &Recorder) {
+fn note_plan(course: &Course, recorder: &Recorder) {
+    recorder.note(What::Planned {
+        seed: course.seed,
+        rate: course.rate,
+        time: course.time.as_micros() as u64,
+        fates: course.fates.clone(),
+    });
     for (schedule, period) in scheduler::names().zip(PERIODS) {
         recorder.note(What::Scheduled {
             schedule,

@@ -1,0 +1,139 @@
+//! [`Cause`]: why a task was started once more, or ended twice, and the rules by which a recorded fault accounts for it.
+//!
+//! | cause | the library | accounts for it |
+//! | --- | --- | --- |
+//! | redelivered | acknowledges a task after its end is stored, so what keeps the acknowledgement away repeats the task | a fault that hit whoever ran it before, between the start of that run and 2.5 s after its end; one repeat for each such run |
+//! | published again | publishes what was not confirmed again, with the same id | a fault that hit the publisher in that time; another enqueue of the same task; an attempt before it that was itself repeated; or, of what came back and may have been handed on to quarantine, any fault since it was published |
+//! | dead-lettered again | delays tasks and retries in queues with a time limit, from which a broker that crashes may send up to 32 twice | a fault of the broker while it waited |
+//! | rescheduled | lets a copy run on that was started before it was rescheduled | a reschedule that is not confirmed yet, or for no longer than every consumer needs to hear of it |
+//!
+//! A fault lasts from when it began until it is healed, and then for its [aftermath](super::Scope::aftermath).
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::fault::ACK;
+use super::fault::Faults;
+use super::fault::later;
+use super::life::Letter;
+use super::life::Life;
+use super::life::Run;
+
+/// Why a task was started once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Cause {
+    Redelivered,
+    PublishedAgain,
+    DeadLetteredAgain,
+    Rescheduled,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Redelivered => "redelivered",
+            Self::PublishedAgain => "published again",
+            Self::DeadLetteredAgain => "dead-lettered again",
+            Self::Rescheduled => "rescheduled",
+        })
+    }
+}
+
+/// How many repeats of one attempt each cause may still account for.
+type Supply = BTreeMap<Cause, usize>;
+
+/// Why each but the first of these runs of one attempt was; `None`: nothing recorded accounts for it.
+pub fn causes<'r, 'a>(
+    life: &Life<'a>,
+    runs: &[&'r Run<'a>],
+    faults: &Faults<'_>,
+) -> Vec<(&'r Run<'a>, Option<Cause>)> {
+    let Some((first, repeats)) = runs.split_first() else { return Vec::new() };
+    let mut supply = supply(life, first, faults);
+    let enter = |run: &Run<'_>, supply: &mut Supply| {
+        if run.is_hit(faults) {
+            *supply.entry(Cause::Redelivered).or_default() += 1;
+        }
+    };
+    enter(first, &mut supply);
+    let judge = |run: &&'r Run<'a>| {
+        let cause = draw(&mut supply, run.again);
+        enter(run, &mut supply);
+        (*run, cause)
+    };
+    repeats.iter().map(judge).collect()
+}
+
+/// Why a task has ended in two ways, or twice in one: whatever could have repeated it.
+pub fn cause_of_second_end(life: &Life<'_>, faults: &Faults<'_>) -> Option<Cause> {
+    let by_runs = life.attempts().into_values().find_map(|runs| {
+        let causes: Vec<_> = causes(life, &runs, faults);
+        let is_hit = runs.iter().any(|it| it.is_hit(faults)).then_some(Cause::Redelivered);
+        let first = runs.first().and_then(|it| draw(&mut supply(life, it, faults), false));
+        causes.into_iter().find_map(|(_, cause)| cause).or(is_hit).or(first)
+    });
+    by_runs.or_else(|| cause_of_second_letter(life, faults))
+}
+
+/// A letter is published before the task is acknowledged. So a fault just after that repeats it.
+fn cause_of_second_letter(life: &Life<'_>, faults: &Faults<'_>) -> Option<Cause> {
+    // What the broker says of itself is to the second.
+    let second = std::time::Duration::from_secs(1);
+    let is_hit = |it: &Letter<'_>| faults.any(it.moment, later(it.moment, ACK + second), |_| true);
+    if life.letters.iter().any(is_hit) {
+        return Some(Cause::Redelivered);
+    }
+    let unstarted = life.publishes(0).any(|it| faults.hit(&it.invoked.who, it.invoked.at, it.until()));
+    (unstarted || life.publishes(0).count() > 1).then_some(Cause::PublishedAgain)
+}
+
+/// What accounts for repeats of an attempt, before any of its runs.
+fn supply(life: &Life<'_>, first: &Run<'_>, faults: &Faults<'_>) -> Supply {
+    let Run { copy, attempt, .. } = *first;
+    let start = first.started.at;
+    // Each message that makes an attempt: when its sender began, how many of them, and whether it may have sent twice.
+    let (mut since, mut messages, mut is_hit) = (u64::MAX, 0, false);
+    if attempt <= 1 {
+        for deed in life.publishes(copy) {
+            messages += 1;
+            since = since.min(deed.invoked.at);
+            is_hit |= faults.hit(&deed.invoked.who, deed.invoked.at, deed.until());
+        }
+    } else {
+        for run in life.causing(copy, attempt) {
+            messages += 1;
+            let ended = run.ended.map_or(run.started.at, |(it, _)| it.at);
+            since = since.min(ended);
+            is_hit |= faults.hit(&run.started.who, ended, later(ended, ACK));
+        }
+    }
+    let was_handed_on = first.again && faults.any(since, start, |_| true);
+    let has_waited = attempt > 1 || life.delay(copy).is_some();
+    let left_twice = has_waited && faults.any(since, later(start, ACK), |it| it.is_of_broker());
+    let mut supply = Supply::new();
+    if is_hit || was_handed_on {
+        supply.insert(Cause::PublishedAgain, usize::MAX);
+    } else if messages > 1 {
+        supply.insert(Cause::PublishedAgain, messages - 1);
+    }
+    if left_twice {
+        supply.insert(Cause::DeadLetteredAgain, usize::MAX);
+    }
+    supply
+}
+
+/// One of what there is. What `again` is said to have been delivered before is likely to have been.
+fn draw(supply: &mut Supply, again: bool) -> Option<Cause> {
+    use Cause::DeadLetteredAgain;
+    use Cause::PublishedAgain;
+    use Cause::Redelivered;
+    let order = match again {
+        true => [Redelivered, PublishedAgain, DeadLetteredAgain],
+        false => [DeadLetteredAgain, PublishedAgain, Redelivered],
+    };
+    let cause = order.into_iter().find(|cause| supply.get(cause).is_some_and(|left| *left > 0))?;
+    if let Some(left) = supply.get_mut(&cause).filter(|left| **left < usize::MAX) {
+        *left -= 1;
+    }
+    Some(cause)
+}
