@@ -2,7 +2,7 @@
 //!
 //! | cause | the library | accounts for it |
 //! | --- | --- | --- |
-//! | redelivered | acknowledges a task after its end is stored, so what keeps the acknowledgement away repeats the task | a fault that hit whoever ran it before, between the start of that run and 2.5 s after its end; one repeat for each such run |
+//! | redelivered | acknowledges a task after its end is stored, so what keeps the acknowledgement away repeats the task | a fault that hit whoever ran it before, between the start of that run and 2.5 s after its end, one repeat for each such run; or, if what ran before had been taken from somebody, a fault that hit whoever starts it now and has not noticed |
 //! | published again | publishes what was not confirmed again, with the same id | a fault that hit the publisher in that time; another enqueue of the same task; an attempt before it that was itself repeated; or, of what came back and may have been handed on to quarantine, any fault since it was published |
 //! | dead-lettered again | delays tasks and retries in queues with a time limit, from which a broker that crashes may send up to 32 twice | a fault of the broker while it waited |
 //! | rescheduled | lets a copy run on that was started before it was rescheduled | a reschedule that is not confirmed yet, or for no longer than every consumer needs to hear of it |
@@ -49,19 +49,27 @@ pub fn causes<'r, 'a>(
     faults: &Faults<'_>,
 ) -> Vec<(&'r Run<'a>, Option<Cause>)> {
     let Some((first, repeats)) = runs.split_first() else { return Vec::new() };
-    let mut supply = supply(life, first, faults);
-    let enter = |run: &Run<'_>, supply: &mut Supply| {
-        if run.is_hit(faults) {
+    let (since, mut supply) = supply(life, first, faults);
+    // Runs of what was taken from somebody who may not have noticed, and may start it yet.
+    let mut taken = 0;
+    let mut judged = Vec::new();
+    let mut before = *first;
+    for run in repeats {
+        if before.is_hit(faults) {
             *supply.entry(Cause::Redelivered).or_default() += 1;
         }
-    };
-    enter(first, &mut supply);
-    let judge = |run: &&'r Run<'a>| {
-        let cause = draw(&mut supply, run.again);
-        enter(run, &mut supply);
-        (*run, cause)
-    };
-    repeats.iter().map(judge).collect()
+        taken += usize::from(before.again);
+        let was_theirs = taken > 0 && faults.hit(&run.started.who, since, run.started.at);
+        // Published again after it came back, it would say so.
+        let cause = if was_theirs && !run.again { None } else { draw(&mut supply, run.again) };
+        let cause = cause.or_else(|| {
+            taken -= usize::from(was_theirs);
+            was_theirs.then_some(Cause::Redelivered)
+        });
+        judged.push((*run, cause));
+        before = run;
+    }
+    judged
 }
 
 /// Why a task has ended in two ways, or twice in one: whatever could have repeated it.
@@ -69,7 +77,7 @@ pub fn cause_of_second_end(life: &Life<'_>, faults: &Faults<'_>) -> Option<Cause
     let by_runs = life.attempts().into_values().find_map(|runs| {
         let causes: Vec<_> = causes(life, &runs, faults);
         let is_hit = runs.iter().any(|it| it.is_hit(faults)).then_some(Cause::Redelivered);
-        let first = runs.first().and_then(|it| draw(&mut supply(life, it, faults), false));
+        let first = runs.first().and_then(|it| draw(&mut supply(life, it, faults).1, false));
         causes.into_iter().find_map(|(_, cause)| cause).or(is_hit).or(first)
     });
     by_runs.or_else(|| cause_of_second_letter(life, faults))
@@ -87,8 +95,8 @@ fn cause_of_second_letter(life: &Life<'_>, faults: &Faults<'_>) -> Option<Cause>
     (unstarted || life.publishes(0).count() > 1).then_some(Cause::PublishedAgain)
 }
 
-/// What accounts for repeats of an attempt, before any of its runs.
-fn supply(life: &Life<'_>, first: &Run<'_>, faults: &Faults<'_>) -> Supply {
+/// When an attempt was first published, and what accounts for repeats of it, before any of its runs.
+fn supply(life: &Life<'_>, first: &Run<'_>, faults: &Faults<'_>) -> (u64, Supply) {
     let Run { copy, attempt, .. } = *first;
     let start = first.started.at;
     // Each message that makes an attempt: when its sender began, how many of them, and whether it may have sent twice.
@@ -119,7 +127,7 @@ fn supply(life: &Life<'_>, first: &Run<'_>, faults: &Faults<'_>) -> Supply {
     if left_twice {
         supply.insert(Cause::DeadLetteredAgain, usize::MAX);
     }
-    supply
+    (since, supply)
 }
 
 /// One of what there is. What `again` is said to have been delivered before is likely to have been.

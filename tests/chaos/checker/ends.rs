@@ -13,10 +13,13 @@ use crate::history::Act;
 use crate::history::End;
 use crate::history::Record;
 use crate::load::ATTEMPTS;
+use crate::load::BACKOFF;
 use crate::load::Fate;
 
 /// A task is a crashed one after 5 starts without an end; two of those may be returns without a start.
 const CRASHES: usize = 3;
+/// How long a task waits for its turn at most, once it may start.
+const WAIT: Duration = Duration::from_secs(10);
 /// What the broker says of itself is to the second.
 const SECOND: Duration = Duration::from_secs(1);
 /// Times travel in whole milliseconds.
@@ -89,14 +92,26 @@ impl Verdict {
         if proof.is_empty() {
             return;
         }
-        let published = life.deeds.iter().map(|it| it.invoked.at).min().unwrap_or_default();
-        if case.faults.any(published, u64::MAX, |it| it.takes(life.operation.queue)) {
+        if turns(life)
+            .any(|turn| case.faults.any(turn, later(turn, WAIT), |it| it.takes(life.operation.queue)))
+        {
             self.taken += 1;
             return;
         }
         self.lost += 1;
         self.find(Wrong::Lost { task: life.operation.number }, &proof);
     }
+}
+
+/// When it was to be in its queue: as often as it was published, and after each failure.
+fn turns(life: &Life<'_>) -> impl Iterator<Item = u64> {
+    let copies = [0, 1].into_iter();
+    let published = copies.flat_map(|copy| {
+        let delay = life.delay(copy).unwrap_or_default();
+        life.publishes(copy).map(move |it| later(it.invoked.at, delay))
+    });
+    let failed = life.runs.iter().filter(|it| it.has_failed()).filter_map(|it| it.ended);
+    published.chain(failed.map(|(record, _)| later(record.at, BACKOFF)))
 }
 
 fn end_records<'a>(life: &Life<'a>) -> Vec<&'a Record> {
@@ -134,7 +149,9 @@ fn flaw(life: &Life<'_>, letter: &Letter<'_>, case: &Case<'_>) -> Option<&'stati
             let invoked = life.publishes(0).map(|it| it.invoked.at).min()?;
             let slack = if reason == "expired-in-queue" { SECOND } else { MILLISECOND };
             let died = later(letter.moment, slack + case.scope.clocks);
-            let is_early = reason != "expired-retrying" && died < later(invoked, deadline);
+            // What cannot be tried again in time dies before.
+            let is_known = letter.moment > 0 && reason != "expired-retrying";
+            let is_early = is_known && died < later(invoked, deadline);
             is_early.then_some("its deadline had not passed")
         }
         _ => Some("that is none of the reasons there can be"),

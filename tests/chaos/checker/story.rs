@@ -15,6 +15,7 @@ use super::ends::CANCELLED;
 use super::ends::DEAD;
 use super::ends::EXPIRED;
 use super::ends::SUCCEEDED;
+use super::fault::ACK;
 use super::fault::later;
 use super::life::Letter;
 use super::life::Life;
@@ -23,7 +24,6 @@ use crate::history::Act;
 use crate::history::End;
 use crate::history::Record;
 
-const ACCEPTED: &str = "accepted";
 const STARTED: &str = "started";
 
 /// How long a process may take from the library's start of an attempt to its handler's first line: if it dies meanwhile
@@ -73,12 +73,8 @@ impl Verdict {
                 let is_announced = is_announced || case.missed() > 0;
                 self.miss(life, format!("it is {}", truth.join(", ")), &proof, is_announced);
             }
-            // One that is not true at all is unfounded, see below.
-            Some(first) if is_founded(life, first, case) == Some(false) || truth.contains(&first.kind) => {}
-            Some(first) => {
-                let (task, told) = (life.operation.number, first.kind.to_owned());
-                self.find(Wrong::Mistold { task, told, truth }, &[first.record]);
-            }
+            // Whether it is true is asked of each event, see below.
+            Some(_) => {}
         }
     }
 
@@ -102,16 +98,18 @@ fn untold<'a>(life: &Life<'a>, case: &Case<'_>) -> (bool, Vec<&'a Record>) {
         let proof = first.ended.map(|(record, _)| record);
         return (successes.all(|it| it.is_hit(&case.faults)), proof.into_iter().collect());
     }
-    // Nobody knows who dropped it, and when.
+    // Whoever took it when its turn came dropped it, and told of that first.
     let Some(cancelled) = life.confirmed(Act::Cancel) else { return (true, Vec::new()) };
-    (case.faults.any(cancelled.at, u64::MAX, |_| true), vec![cancelled])
+    let delay = life.delay(0).unwrap_or_default();
+    let mut turns = life.publishes(0).map(|it| later(it.invoked.at, delay).max(cancelled.at));
+    let is_hit = |turn: u64| case.faults.any(turn, later(turn, ACK), |_| true);
+    (turns.any(is_hit), vec![cancelled])
 }
 
 /// Whether somebody did what an event tells; `None`: nobody but the library could know.
 fn is_founded(life: &Life<'_>, told: &Told<'_>, case: &Case<'_>) -> Option<bool> {
     let mut runs = life.runs.iter().filter(|it| it.attempt == told.attempt);
     match told.kind {
-        ACCEPTED => Some(life.may_be()),
         STARTED => {
             let (from, to) = (told.moment, later(told.moment, BEGINNING));
             Some(runs.next().is_some() || case.faults.any(from, to, |_| true))

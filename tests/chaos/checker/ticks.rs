@@ -106,7 +106,7 @@ impl Verdict {
             let before = by_id.entry(tick.id).or_default();
             if before.is_empty() {
                 firsts.push(*tick);
-            } else if is_repeat_of(before, case) {
+            } else if is_repeat_of(tick, before, case) {
                 self.ticks_repeated += 1;
             } else {
                 let (schedule, sequence) = (tick.schedule.to_owned(), tick.sequence);
@@ -162,13 +162,17 @@ fn leaves_out(plan: &Plan<'_>, last: Option<Tick<'_>>, tick: &Tick<'_>) -> bool 
 }
 
 /// Whether something accounts for one more run of a tick: it was redelivered, once for each run whose consumer was hit, or
-/// it was in doubt whether it had been fired, and it was fired again.
-fn is_repeat_of(before: &[Tick<'_>], case: &Case<'_>) -> bool {
+/// it was taken from whoever runs it now and has not noticed, or it was in doubt whether it had been fired, and it was fired
+/// again.
+fn is_repeat_of(tick: &Tick<'_>, before: &[Tick<'_>], case: &Case<'_>) -> bool {
     let hits = |it: &&Tick<'_>| case.faults.hit(&it.record.who, it.record.at, later(it.record.at, ACK));
     let Some(first) = before.first() else { return false };
     let fired = |it: &Fault<'_>| it.is_of_broker() || it.is_of_role("scheduler") || it.whom == "link";
     let was_in_doubt = case.faults.any(first.planned, later(first.record.at, ACK), fired);
-    was_in_doubt || before.iter().filter(hits).count() >= before.len()
+    let is_redelivered = |it: &Tick<'_>| matches!(it.record.what, What::Ran { again: true, .. });
+    let was_taken =
+        before.iter().any(is_redelivered) && case.faults.hit(&tick.record.who, first.planned, tick.record.at);
+    was_in_doubt || was_taken || before.iter().filter(hits).count() >= before.len()
 }
 
 /// Whether a tick was lost as announced: "only if the scheduler dies together with the broker", or in a queue that somebody

@@ -39,8 +39,6 @@ pub enum Wrong {
     Superseded { task: u32 },
     /// An event is missing.
     Untold { task: u32, event: String },
-    /// Of several ends it is another one that was told first.
-    Mistold { task: u32, told: String, truth: Vec<&'static str> },
     /// An event tells of what nobody did.
     Unfounded { task: u32, event: String },
     /// A planned tick was never run.
@@ -90,9 +88,6 @@ impl fmt::Display for Wrong {
                 write!(f, "the old copy of task {task} was started though another one had replaced it")
             }
             Self::Untold { task, event } => write!(f, "the history does not tell of task {task}: {event}"),
-            Self::Mistold { task, told, truth } => {
-                write!(f, "the history tells that task {task} is {told}, but it is {}", truth.join(", "))
-            }
             Self::Unfounded { task, event } => {
                 write!(f, "the history tells of task {task}: {event}; but nobody did that")
             }
