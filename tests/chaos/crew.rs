@@ -1,9 +1,11 @@
 //! [`Crew`]: the processes of a run, each in its [`Seat`], where another one takes its place when it has died.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use taskhare::testing::Fault;
 use taskhare::testing::Proxy;
+use taskhare::testing::WallClock;
 use tokio::sync::Mutex;
 use tokio::sync::MutexGuard;
 
@@ -36,14 +38,15 @@ pub struct Crew {
 pub struct Seat {
     pub plan: Plan,
     link: Option<Proxy>,
+    clock: Option<WallClock>,
     recorder: Recorder,
     process: Mutex<Option<Process>>,
 }
 
 impl Crew {
     /// Starts all of them, and waits until they are ready. `url` is that of a broker, to which each has a link of its own
-    /// that can be cut, or, with commas, those of several.
-    pub async fn start(url: &str, course: &Course, recorder: &Recorder) -> Self {
+    /// that can be cut, or, with commas, those of several. `with_clocks` each has a clock of its own that can be set.
+    pub async fn start(url: &str, course: &Course, with_clocks: bool, recorder: &Recorder) -> Self {
         let mut seats = Vec::new();
         for (role, of) in
             [(Role::Consumer, CONSUMERS), (Role::Scheduler, SCHEDULERS), (Role::Producer, PRODUCERS)]
@@ -56,8 +59,9 @@ impl Crew {
                 let own = link.as_ref().map_or_else(|| url.to_owned(), |link| link.url(url).unwrap());
                 let history = recorder.history().to_owned();
                 let plan = Plan { role, url: own, course: course.clone(), place, of, history };
+                let clock = with_clocks.then(|| WallClock::new().unwrap());
                 let process = Mutex::new(None);
-                seats.push(Seat { plan, link, recorder: recorder.clone(), process });
+                seats.push(Seat { plan, link, clock, recorder: recorder.clone(), process });
             }
         }
         futures_util::future::join_all(seats.iter().map(Seat::start)).await;
@@ -160,16 +164,16 @@ impl Seat {
         self.recorder.flush();
         let plan = serde_json::to_string(&self.plan).unwrap();
         let (role, said, logged) = (self.plan.role.to_string(), self.recorder.clone(), self.recorder.clone());
+        // What a backtrace needs would be taken for memory that leaks.
+        let mut variables: Vec<(&str, OsString)> = vec![(PLAN, plan.into()), ("RUST_BACKTRACE", "0".into())];
+        variables.extend(self.clock.iter().flat_map(WallClock::environment));
+        let who = format!("{role} of seat {}", self.plan.place);
         let process = Process::start(
             &role,
             "worker::process",
-            // What a backtrace needs would be taken for memory that leaks.
-            &[(PLAN, &plan), ("RUST_BACKTRACE", "0")],
+            variables,
             move |line| said.said(&line),
-            {
-                let who = format!("{role} of seat {}", self.plan.place);
-                move |line| logged.logged(&who, &line)
-            },
+            move |line| logged.logged(&who, &line),
         );
         let name = self.name_of(&process);
         **place = Some(process);
@@ -230,5 +234,12 @@ impl Seat {
         if let Some(link) = &self.link {
             link.set(fault);
         }
+    }
+
+    /// From now on its clock is off by so much.
+    pub fn set_clock(&self, by: Duration, is_behind: bool) {
+        let Some(clock) = &self.clock else { return };
+        let set = if is_behind { clock.behind(by) } else { clock.ahead(by) };
+        set.unwrap();
     }
 }

@@ -5,12 +5,14 @@ use std::time::Duration;
 use taskhare::Broker;
 use tokio::time::sleep;
 
+use crate::checker::Bounds;
 use crate::checker::Scope;
 use crate::checker::Verdict;
 use crate::crew::Crew;
-use crate::fault::Field;
-use crate::fault::Harm;
+use crate::field::Field;
 use crate::ground::Ground;
+use crate::harm::Harm;
+use crate::harm::STEP;
 use crate::history::What;
 use crate::history::now;
 use crate::load::Fate;
@@ -88,14 +90,16 @@ impl Scenario {
         let starts = Duration::from_millis((now() + soon).as_millis() as u64);
         let course = Course { seed: self.seed, rate: self.rate, starts, time: self.time, fates };
         note_plan(&course, &recorder);
-        let crew = Crew::start(&url, &course, &recorder).await;
+        let with_clocks = self.harms.iter().any(|harm| harm.needs_clocks());
+        let crew = Crew::start(&url, &course, with_clocks, &recorder).await;
         let broker = Broker::connect(&url).await.unwrap();
         sleep((starts - Duration::from_millis(500)).saturating_sub(now())).await;
         let before = ground.counted(&vhost, true).await;
         recorder.note(before.clone());
         crew.hold(true).await;
 
-        let field = Field { ground, vhost: &vhost, crew: &crew, recorder: &recorder };
+        let (seed, vhost) = (self.seed, vhost.as_str());
+        let field = Field { ground, vhost, seed, crew: &crew, broker: &broker, recorder: &recorder };
         tokio::select! {
             () = replace_the_dead(&crew) => {}
             () = async {
@@ -106,7 +110,7 @@ impl Scenario {
                 });
                 is_loaded.await;
                 sleep(course.ends().saturating_sub(now())).await;
-                let sweep = Sweep { ground, vhost: &vhost, recorder: &recorder };
+                let sweep = Sweep { ground, vhost, recorder: &recorder };
                 sweep.drain().await;
                 sweep.count(&before).await;
                 crew.hold(false).await;
@@ -116,14 +120,17 @@ impl Scenario {
         broker.close().await;
         crew.shut_down().await;
         recorder.flush();
-        ground.remove_vhost(&vhost).await;
-        let verdict = Verdict::of(&course.load(), &recorder.records(), Self::scope());
+        ground.remove_vhost(vhost).await;
+        let verdict = Verdict::of(&course.load(), &recorder.records(), Self::scope(with_clocks));
         Outcome { verdict, panics: recorder.panics(), recorder }
     }
 
-    /// How strictly runs are judged.
-    pub fn scope() -> Scope {
-        Scope { pace: PACE, news: NEWS, ..Scope::default() }
+    /// How strictly runs are judged, whose clocks are set or not.
+    pub fn scope(with_clocks: bool) -> Scope {
+        let clocks = if with_clocks { STEP } else { Duration::ZERO };
+        // A scheduler that has been the active one keeps the connections it has made then, and what it reads with them.
+        let bounds = Bounds { connections: 3, channels: 3, consumers: 2, ..Bounds::default() };
+        Scope { pace: PACE, news: NEWS, clocks, bounds, ..Scope::default() }
     }
 
     /// One fault after the other, each at its time: the only one when a third of the load is done, by and large.
@@ -132,7 +139,7 @@ impl Scenario {
         for (place, harm) in (1..).zip(&self.harms) {
             let at = course.starts + (slot * place).mul_f64(0.7 + 0.3 * random.f64());
             sleep(at.saturating_sub(now())).await;
-            harm.strike(field, random).await;
+            field.strike(*harm, random).await;
         }
     }
 }

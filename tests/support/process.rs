@@ -1,6 +1,7 @@
 //! [`Process`]: this very test binary again, as a process of its own; and what that process needs of its parent.
 //! Included by `#[path]`.
 
+use std::ffi::OsString;
 use std::io::BufRead;
 use std::io::Write;
 use std::process::ExitStatus;
@@ -36,13 +37,13 @@ impl Process {
     pub(crate) fn start(
         role: &str,
         test: &str,
-        variables: &[(&str, &str)],
+        variables: impl IntoIterator<Item = (&'static str, OsString)>,
         said: impl Fn(String) + Send + 'static,
         logged: impl Fn(String) + Send + 'static,
     ) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", test, "--ignored", "--nocapture"])
-            .envs(variables.iter().copied())
+            .envs(variables)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
