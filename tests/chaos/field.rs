@@ -91,9 +91,7 @@ impl Field<'_> {
                 }
             }
             Deed::Delete => {
-                let lane = lane("normal");
-                let delete = self.ground.management().delete_queue(self.vhost, &lane);
-                self.recorder.during(name, &format!("queue {}", QUEUES[0]), delete).await.unwrap();
+                self.recorder.during(name, &format!("queue {}", lane("normal")), self.delete()).await;
             }
             Deed::Stray => self.stray().await,
             Deed::Broker(outage) => {
@@ -140,9 +138,23 @@ impl Field<'_> {
     }
 
     async fn purge(&self) {
-        for priority in ["urgent", "normal", "low"] {
-            self.ground.management().purge(self.vhost, &lane(priority)).await.unwrap();
+        for lane in ["urgent", "normal", "low"].map(lane) {
+            let messages = self.ready(&lane).await;
+            self.ground.management().purge(self.vhost, &lane).await.unwrap();
+            self.recorder.note(What::Emptied { queue: lane, messages });
         }
+    }
+
+    async fn delete(&self) {
+        let lane = lane("normal");
+        let messages = self.ready(&lane).await;
+        self.ground.management().delete_queue(self.vhost, &lane).await.unwrap();
+        self.recorder.note(What::Emptied { queue: lane, messages });
+    }
+
+    async fn ready(&self, queue: &str) -> u64 {
+        let queues = self.ground.management().queues(self.vhost).await.unwrap_or_default();
+        queues.iter().find(|it| it.name == queue).map_or(0, |it| it.totals.ready)
     }
 
     async fn with_broker(&self, outage: Outage) {

@@ -59,6 +59,9 @@ pub enum What {
     Began { fault: String, whom: String },
     /// It is over, or, of what only ends (a kill), another one is in its place.
     Healed { fault: String, whom: String },
+    /// An operator has purged or deleted a queue, in which there were so many messages as far as he knew: what waited there
+    /// until now may be gone.
+    Emptied { queue: String, messages: u64 },
     /// Something that is no task of the load is put into a queue, with a number that no task has. It must end as a dead
     /// letter, of that reason.
     Strayed { task: u32, reason: String },

@@ -129,7 +129,7 @@ impl Load {
 
 /// The id of a task of the run of that seed.
 pub fn id(seed: u64, number: u32) -> TaskId {
-    TaskId::from_u128(u128::from(seed) << 32 | u128::from(number) + 1)
+    TaskId::from_u128((u128::from(seed) << 32) | (u128::from(number) + 1))
 }
 
 /// The number of a task, from its id.

@@ -173,12 +173,13 @@ impl Hand {
     /// Tries until it is confirmed, or cannot be any more; again with the same id, as one should. Whether it is confirmed.
     async fn insist(&self, operation: &Operation, act: Act) -> bool {
         let task = operation.number;
-        let first = self.first(task, act);
         if self.past.confirmed.contains_key(&(task, act)) {
             return true;
         }
+        let mut first = None;
         loop {
             self.scribe.write(What::Invoked { task, act });
+            let first = *first.get_or_insert_with(|| self.first(task, act));
             let Err(error) = self.attempt(operation, act, first).await else {
                 self.scribe.write(What::Confirmed { task, act });
                 return true;

@@ -8,6 +8,8 @@ use super::cause::causes;
 use super::life::Life;
 use crate::history::Record;
 use crate::load::ATTEMPTS;
+use crate::load::CRASHES;
+use crate::load::Fate;
 
 impl Verdict {
     pub(super) fn judge_attempts(&mut self, life: &Life<'_>, case: &Case<'_>) {
@@ -26,6 +28,10 @@ impl Verdict {
                 attempt == 1 || life.causing(copy, attempt).iter().any(|it| it.started.at <= first.at);
             if !is_in_turn {
                 self.find(Wrong::Skipped { task, attempt }, &[first]);
+            }
+            if let Some(run) = runs.get(CRASHES as usize).filter(|_| life.operation.fate == Fate::Kills) {
+                // It is a dead letter by now, whatever the causes of its repeats.
+                self.find(Wrong::Condemned { task, starts: runs.len() }, &[run.started]);
             }
             for (run, cause) in causes(life, &runs, &case.faults) {
                 match cause {

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::fault::ACK;
+use super::fault::Fault;
 use super::fault::Faults;
 use super::fault::later;
 use super::life::Letter;
@@ -117,7 +118,7 @@ fn supply(life: &Life<'_>, first: &Run<'_>, faults: &Faults<'_>) -> (u64, Supply
     }
     let was_handed_on = first.again && faults.any(since, start, |_| true);
     let has_waited = attempt > 1 || life.delay(copy).is_some();
-    let left_twice = has_waited && faults.any(since, later(start, ACK), |it| it.is_of_broker());
+    let left_twice = has_waited && faults.any(since, later(start, ACK), Fault::is_of_broker);
     let mut supply = Supply::new();
     if is_hit || was_handed_on {
         supply.insert(Cause::PublishedAgain, usize::MAX);

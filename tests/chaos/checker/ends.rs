@@ -14,10 +14,11 @@ use crate::history::End;
 use crate::history::Record;
 use crate::load::ATTEMPTS;
 use crate::load::BACKOFF;
+use crate::load::CRASHES;
 use crate::load::Fate;
 
-/// A task is a crashed one after 5 starts without an end; two of those may be returns without a start.
-const CRASHES: usize = 3;
+/// So many of the starts after which a task is taken for a crashed one may have been returns without a start.
+const RETURNS: usize = 2;
 /// How long a task waits for its turn at most, once it may start.
 const WAIT: Duration = Duration::from_secs(10);
 /// What the broker says of itself is to the second.
@@ -78,7 +79,7 @@ impl Verdict {
         for letter in &life.letters {
             if let Some(why) = flaw(life, letter, case) {
                 let reason = letter.reason.to_owned();
-                self.find(Wrong::WrongLetter { task, reason, why }, &[letter.record]);
+                self.find(Wrong::Misjudged { task, reason, why }, &[letter.record]);
             }
         }
     }
@@ -92,9 +93,8 @@ impl Verdict {
         if proof.is_empty() {
             return;
         }
-        if turns(life)
-            .any(|turn| case.faults.any(turn, later(turn, WAIT), |it| it.takes(life.operation.queue)))
-        {
+        let queue = life.operation.queue;
+        if turns(life).any(|turn| case.faults.emptied(queue, turn, later(turn, WAIT))) {
             self.taken += 1;
             return;
         }
@@ -139,9 +139,11 @@ fn flaw(life: &Life<'_>, letter: &Letter<'_>, case: &Case<'_>) -> Option<&'stati
             }
             (operation.fate != Fate::FailsAlways).then_some("its last attempt does not fail")
         }
-        "crashed" => (life.runs.len() < CRASHES).then_some("it was not started so often"),
+        "crashed" if life.runs.len() + RETURNS < CRASHES as usize => Some("it was not started so often"),
+        "crashed" => None,
+        _ if operation.fate == Fate::Kills => Some("it kills its process"),
         "undeliverable" => {
-            let is_gone = case.faults.any(0, u64::MAX, |it| it.takes(operation.queue));
+            let is_gone = case.faults.emptied(operation.queue, 0, u64::MAX);
             (!is_gone).then_some("nobody deleted its queue")
         }
         reason if letter.is_expiry() => {

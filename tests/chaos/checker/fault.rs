@@ -15,6 +15,8 @@ pub const ACK: Duration = Duration::from_millis(2_500);
 #[derive(Debug)]
 pub struct Faults<'a> {
     all: Vec<Fault<'a>>,
+    /// When which queue was emptied by an operator.
+    emptied: Vec<(u64, &'a str)>,
     aftermath: u64,
     clocks: u64,
 }
@@ -53,15 +55,15 @@ impl Fault<'_> {
     }
 
     /// Whether it takes what that queue holds.
-    pub fn takes(&self, queue: &str) -> bool {
-        self.whom.strip_prefix("queue ") == Some(queue)
+    fn takes(&self, queue: &str) -> bool {
+        self.whom.strip_prefix("queue ").is_some_and(|it| is_of(it, queue))
     }
 }
 
 impl<'a> Faults<'a> {
     /// `records` in their order.
     pub fn of(records: &[&'a Record], scope: &Scope) -> Self {
-        let mut all: Vec<Fault<'a>> = Vec::new();
+        let (mut all, mut emptied) = (Vec::<Fault<'a>>::new(), Vec::new());
         for record in records {
             match &record.what {
                 What::Began { fault, whom } => {
@@ -74,10 +76,11 @@ impl<'a> Faults<'a> {
                         fault.healed = record.at;
                     }
                 }
+                What::Emptied { queue, .. } => emptied.push((record.at, queue.as_str())),
                 _ => {}
             }
         }
-        Self { all, aftermath: micros(scope.aftermath), clocks: micros(scope.clocks) }
+        Self { all, emptied, aftermath: micros(scope.aftermath), clocks: micros(scope.clocks) }
     }
 
     pub fn all(&self) -> &[Fault<'a>] {
@@ -90,15 +93,26 @@ impl<'a> Faults<'a> {
     }
 
     /// Whether there is one of that kind at some time of an interval.
-    pub fn any(&self, from: u64, to: u64, is_meant: impl Fn(&Fault<'_>) -> bool) -> bool {
-        let meets = |it: &Fault<'_>| from <= self.is_over(it) && it.began <= to.saturating_add(self.clocks);
+    pub fn any(&self, from: u64, to: u64, is_meant: impl Fn(&Fault<'a>) -> bool) -> bool {
+        let meets = |it: &Fault<'a>| from <= self.is_over(it) && it.began <= to.saturating_add(self.clocks);
         self.all.iter().any(|it| meets(it) && is_meant(it))
+    }
+
+    /// Whether somebody took what was in that queue at some time of an interval.
+    pub fn emptied(&self, queue: &str, from: u64, to: u64) -> bool {
+        let is_it = |(at, name): &(u64, &str)| (from..=to).contains(at) && is_of(name, queue);
+        self.emptied.iter().any(is_it) || self.any(from, to, |it| it.takes(queue))
     }
 
     /// Whether one harms what that process does, at some time of an interval.
     pub fn hit(&self, process: &str, from: u64, to: u64) -> bool {
         self.any(from, to, |it| it.hits(process))
     }
+}
+
+/// Whether that is a queue of tasks, or one of its lanes on the broker.
+fn is_of(name: &str, queue: &str) -> bool {
+    name.split('.').any(|part| part == queue)
 }
 
 /// In whole microseconds.

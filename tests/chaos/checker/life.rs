@@ -46,7 +46,7 @@ pub struct Run<'a> {
     pub started: &'a Record,
     /// Whether it may have been delivered before.
     pub again: bool,
-    /// `None`: it did not come to its end.
+    /// `None`: it did not come to its end. One that goes on though it is told to stop has failed.
     pub ended: Option<(&'a Record, End)>,
 }
 
@@ -182,16 +182,8 @@ impl<'a> Life<'a> {
                 let (copy, attempt, again) = (*copy, *attempt, *again);
                 self.runs.push(Run { copy, attempt, started: record, again, ended: None });
             }
-            What::Finished { copy, attempt, end, .. } => {
-                let is_it = |it: &&mut Run<'_>| {
-                    (it.copy, it.attempt) == (*copy, *attempt)
-                        && it.ended.is_none()
-                        && it.started.who == record.who
-                };
-                if let Some(run) = self.runs.iter_mut().find(is_it) {
-                    run.ended = Some((record, *end));
-                }
-            }
+            What::Finished { copy, attempt, end, .. } => self.end((*copy, *attempt), record, *end),
+            What::Overran { copy, attempt, .. } => self.end((*copy, *attempt), record, End::Failed),
             What::Dead { reason, attempts, moment, .. } => {
                 self.letters.push(Letter { record, reason, attempts: *attempts, moment: *moment });
             }
@@ -199,6 +191,15 @@ impl<'a> Life<'a> {
                 self.told.push(Told { record, kind, attempt: *attempt, moment: *moment });
             }
             _ => {}
+        }
+    }
+
+    fn end(&mut self, which: (u32, u32), record: &'a Record, end: End) {
+        let is_it = |it: &&mut Run<'_>| {
+            (it.copy, it.attempt) == which && it.ended.is_none() && it.started.who == record.who
+        };
+        if let Some(run) = self.runs.iter_mut().find(is_it) {
+            run.ended = Some((record, end));
         }
     }
 }
@@ -237,6 +238,8 @@ fn task(what: &What) -> Option<u32> {
         | What::Unknown { task, .. }
         | What::Started { task, .. }
         | What::Finished { task, .. }
+        | What::Overran { task, .. }
+        | What::Strayed { task, .. }
         | What::Dead { task, .. }
         | What::Told { task, .. } => Some(*task),
         _ => None,

@@ -56,7 +56,8 @@ pub struct Scope {
     pub aftermath: Duration,
     /// How far the clocks of two processes may be apart. Zero, unless somebody sets them.
     pub clocks: Duration,
-    /// How long a busy machine may take from the library's look at the deadline to the handler's first line.
+    /// How long a busy machine may take from `Invoked` to a producer's look at the clock, and from the library's look at the
+    /// deadline to the handler's first line.
     pub pace: Duration,
     /// How long after a confirmed cancellation or rescheduling a consumer may not have heard of it.
     pub news: Duration,
@@ -158,7 +159,7 @@ impl Verdict {
         let case = Case { scope, faults: Faults::of(&ordered, &scope), records: ordered, lives };
         let mut verdict = Self { operations: load.operations.len(), ..Self::default() };
         for (task, records) in strangers {
-            verdict.find(Wrong::Invented { task }, &records);
+            verdict.judge_stranger(task, &records);
         }
         for life in &case.lives {
             verdict.count(life);
@@ -190,6 +191,30 @@ impl Verdict {
         } else if enqueues.peek().is_some() {
             let is_refused = enqueues.all(life::Deed::is_refused);
             *(if is_refused { &mut self.refused } else { &mut self.unknown }) += 1;
+        }
+    }
+
+    /// What is no task of the load is nowhere, unless somebody put it there: then it is a dead letter.
+    fn judge_stranger(&mut self, task: u32, records: &[&Record]) {
+        let strayed = records.iter().find_map(|it| match &it.what {
+            What::Strayed { reason, .. } => Some((*it, reason)),
+            _ => None,
+        });
+        let Some((strayed, expected)) = strayed else {
+            return self.find(Wrong::Invented { task }, records);
+        };
+        let letters = records.iter().filter_map(|it| match &it.what {
+            What::Dead { reason, .. } => Some((*it, reason)),
+            _ => None,
+        });
+        let letters: Vec<_> = letters.collect();
+        if letters.is_empty() {
+            self.lost += 1;
+            self.find(Wrong::Lost { task }, &[strayed]);
+        }
+        for (letter, reason) in letters.into_iter().filter(|(_, reason)| *reason != expected) {
+            let (reason, why) = (reason.clone(), "that is not what is wrong with it");
+            self.find(Wrong::Misjudged { task, reason, why }, &[strayed, letter]);
         }
     }
 

@@ -1,7 +1,9 @@
 //! G4 and G5: no attempt starts before its time, none after its deadline.
 //!
-//! Both count from when the library read the clock, some time between `Invoked` and the answer. So a start is provably
-//! early only by what it lies before `Invoked` and the delay, and late by what it lies after the answer and the deadline.
+//! Both count from when the producer first tried to enqueue the task, or to reschedule it: it reads the clock once it has
+//! written `Invoked`, and says the same times when it tries again. So a start before `Invoked` and the delay is early; one
+//! after `Invoked` and the deadline is late if it is so by more than two processes may take from a line to the next one
+//! ([`Scope::pace`](super::Scope::pace)).
 
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use super::fault::later;
 use super::fault::micros;
 use super::life::Life;
 use super::life::Run;
+use crate::history::Act;
 use crate::history::Record;
 use crate::load::BACKOFF;
 
@@ -39,30 +42,29 @@ impl Verdict {
 
     fn judge_deadline(&mut self, life: &Life<'_>, run: &Run<'_>, case: &Case<'_>) {
         let Some(deadline) = life.operation.deadline.filter(|_| run.copy == 0) else { return };
-        // Enqueued again, it has a later one. Of a producer that died nobody knows when it began.
-        let Some(answer) =
-            life.publishes(0).map(|it| it.answer).max_by_key(|it| it.map_or(u64::MAX, |it| it.at))
-        else {
-            return;
-        };
-        let Some(answer) = answer else { return };
-        let latest = later(answer.at, deadline);
+        let Some(invoked) = first(life, run.copy) else { return };
+        let latest = later(invoked.at, deadline);
         let by = run.started.at.saturating_sub(later(latest, case.scope.pace + case.scope.clocks));
         let who = &run.started.who;
         // It was frozen between the library's look at the clock and the handler's first line.
         let was_frozen = || case.faults.any(latest, run.started.at, |it| it.whom == who);
         if by > 0 && !was_frozen() {
             let by = Duration::from_micros(by + micros(case.scope.pace + case.scope.clocks));
-            self.find(Wrong::Late { task: life.operation.number, by }, &[answer, run.started]);
+            self.find(Wrong::Late { task: life.operation.number, by }, &[invoked, run.started]);
         }
     }
+}
+
+/// When that copy was first to be published.
+fn first<'a>(life: &Life<'a>, copy: u32) -> Option<&'a Record> {
+    let act = if copy == 0 { Act::Enqueue } else { Act::Reschedule };
+    life.deeds(act).map(|it| it.invoked).min_by_key(|it| it.at)
 }
 
 /// From when a start has to wait, and how long.
 fn due<'a>(life: &Life<'a>, run: &Run<'a>) -> Option<(&'a Record, Duration)> {
     if run.attempt <= 1 {
-        let invoked = life.publishes(run.copy).map(|it| it.invoked).min_by_key(|it| it.at)?;
-        return Some((invoked, life.delay(run.copy).unwrap_or_default()));
+        return Some((first(life, run.copy)?, life.delay(run.copy).unwrap_or_default()));
     }
     let before = life.causing(run.copy, run.attempt);
     let ended = before.iter().map(|it| it.ended.map_or(it.started, |(end, _)| end));

@@ -22,13 +22,15 @@ pub enum Wrong {
     /// There is a trace of a task that nobody enqueued, or that the broker refused.
     Invented { task: u32 },
     /// It is dead for a reason that it did not have.
-    WrongLetter { task: u32, reason: String, why: &'static str },
+    Misjudged { task: u32, reason: String, why: &'static str },
     /// An attempt was started once more, and no recorded cause accounts for that.
     Unexplained { task: u32, copy: u32, attempt: u32 },
     /// An attempt was started without a failure of the one before it.
     Skipped { task: u32, attempt: u32 },
     /// An attempt was started beyond the last one.
     Beyond { task: u32, attempt: u32 },
+    /// It kills its process, and was started more often than the limit allows.
+    Condemned { task: u32, starts: usize },
     /// An attempt was started, or a tick run, before its time.
     Early { what: String, by: Duration },
     /// An attempt was started after its deadline.
@@ -69,7 +71,7 @@ impl fmt::Display for Wrong {
             Self::Invented { task } => {
                 write!(f, "there is a trace of task {task}, which the broker was never given")
             }
-            Self::WrongLetter { task, reason, why } => {
+            Self::Misjudged { task, reason, why } => {
                 write!(f, "task {task} is dead as {reason:?}, but {why}")
             }
             Self::Unexplained { task, copy, attempt } => {
@@ -80,6 +82,9 @@ impl fmt::Display for Wrong {
             }
             Self::Beyond { task, attempt } => {
                 write!(f, "attempt {attempt} of task {task} is beyond its last one")
+            }
+            Self::Condemned { task, starts } => {
+                write!(f, "task {task}, which kills its process, was started {starts} times")
             }
             Self::Early { what, by } => write!(f, "{what} started {by:?} early"),
             Self::Late { task, by } => write!(f, "task {task} was started {by:?} after its deadline"),

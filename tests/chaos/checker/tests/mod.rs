@@ -52,7 +52,13 @@ mod task {
     pub const UNKNOWN: u32 = 9;
     pub const REFUSED: u32 = 10;
     pub const INTERRUPTED: u32 = 11;
-    pub const COUNT: u32 = 12;
+    /// Overruns its time once.
+    pub const STUBBORN: u32 = 12;
+    /// Kills its process.
+    pub const FATAL: u32 = 13;
+    pub const COUNT: u32 = 14;
+    /// None of the load.
+    pub const STRAY: u32 = 1_000_000;
 }
 
 fn load() -> Load {
@@ -75,6 +81,8 @@ fn load() -> Load {
     set(task::REJECTED, &|it| it.fate = Fate::IsRejected);
     set(task::EXPIRED, &|it| it.deadline = Some(ms(500)));
     set(task::IN_TIME, &|it| it.deadline = Some(ms(500)));
+    set(task::STUBBORN, &|it| it.fate = Fate::Overruns(1));
+    set(task::FATAL, &|it| it.fate = Fate::Kills);
     set(task::CANCELLED, &|it| (it.delay, it.then) = (Some(ms(3000)), Then::Cancel(ms(500))));
     set(task::RESCHEDULED, &|it| {
         (it.delay, it.then) = (Some(ms(3000)), Then::Reschedule(ms(500), ms(1000)));
@@ -185,7 +193,12 @@ fn sound() -> Story {
     const C2: &str = "consumer 2";
     let mut story = Story::default();
     for number in 0..task::COUNT {
-        let time = if number == task::INTERRUPTED { KILL.0 - 100 } else { 0 };
+        let time = match number {
+            task::INTERRUPTED => KILL.0 - 100,
+            task::STUBBORN => 900,
+            task::FATAL => 25_900,
+            _ => 0,
+        };
         match number {
             task::UNKNOWN | task::REFUSED => {}
             _ => {
@@ -221,6 +234,18 @@ fn sound() -> Story {
     story.fault("killed", C1, KILL);
     story.run(KILL.0 + 300, C2, task::INTERRUPTED, 1, End::Succeeded);
 
+    story.start(1000, C1, task::STUBBORN, 0, 1);
+    story.add(1399, C1, What::Overran { task: task::STUBBORN, copy: 0, attempt: 1 });
+    story.run(1900, C2, task::STUBBORN, 2, End::Succeeded);
+    for number in 0..5 {
+        let (who, time) = (format!("consumer {}", 3 + number), 26_000 + number * 1000);
+        story.start(time, &who, task::FATAL, 0, 1).fault("abort", &who, (time + 1, time + 500));
+    }
+    story.letter(task::FATAL, "crashed", 1, 32_000).told(task::FATAL, "dead", 1, 32_000);
+    let reason = "undecodable".to_owned();
+    story.add(600, "run", What::Strayed { task: task::STRAY, reason });
+    story.letter(task::STRAY, "undecodable", 0, 700).told(task::STRAY, "dead", 1, 700);
+
     let schedule = "often".to_owned();
     let (period, starts, ends) = (500_000, at(5000), at(6000));
     story.add(
@@ -247,10 +272,10 @@ fn nothing_is_found_in_a_sound_history() {
     let verdict = sound().verdict();
     assert!(verdict.is_clean(), "{verdict}");
     let Verdict { operations, confirmed, unknown, refused, .. } = verdict;
-    assert_eq!((operations, confirmed, unknown, refused), (12, 10, 1, 1));
+    assert_eq!((operations, confirmed, unknown, refused), (14, 12, 1, 1));
     let Verdict { succeeded, dead, expired, cancelled, lost, taken, .. } = verdict;
-    assert_eq!((succeeded, dead, expired, cancelled, lost, taken), (6, 2, 1, 1, 0, 0));
-    assert_eq!(Vec::from_iter(verdict.repeated), [(Cause::Redelivered, 1)]);
+    assert_eq!((succeeded, dead, expired, cancelled, lost, taken), (7, 3, 1, 1, 0, 0));
+    assert_eq!(Vec::from_iter(verdict.repeated), [(Cause::Redelivered, 5)]);
     assert_eq!((verdict.ticks, verdict.ticks_repeated, verdict.unexplained), (3, 0, 0));
 }
 
@@ -279,9 +304,9 @@ fn the_time_to_recover_counts_from_the_beginning_of_the_fault() {
     let mut story = sound();
     story.fault("frozen", "broker", (1100, 1400));
     let recoveries = story.verdict().recoveries;
-    let [frozen, killed] = &recoveries[..] else { panic!("{recoveries:?}") };
+    let [frozen, killed, ..] = &recoveries[..] else { panic!("{recoveries:?}") };
     assert_eq!((frozen.fault.as_str(), killed.fault.as_str()), ("frozen", "killed"));
-    // Done: an attempt at 1210 ms, and the next one at 1511 ms.
+    // Done: attempts at 1210 ms and at 1511 ms; then there is a pause of 300 ms or so, and the kill's is longer.
     assert_eq!((frozen.lasted, frozen.back, frozen.idle), (Some(ms(300)), Some(ms(411)), ms(301)));
     assert_eq!((killed.lasted, killed.back, killed.idle), (Some(ms(1000)), None, ms(310)));
 }

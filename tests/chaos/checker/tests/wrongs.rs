@@ -92,14 +92,14 @@ fn each_violation_is_found_and_nothing_else() {
                 it.drop(|it| is_end(it, PLAIN, 1)).drop(|it| is_told(it, PLAIN, &["succeeded"]));
                 it.letter(PLAIN, "rejected", 1, 30).told(PLAIN, "dead", 1, 30);
             },
-            Wrong::WrongLetter { task: PLAIN, reason: "rejected".into(), why: "no handler rejected it" },
+            Wrong::Misjudged { task: PLAIN, reason: "rejected".into(), why: "no handler rejected it" },
         ),
         (
             "dead too soon",
             |it| {
                 it.drop(|it| is_letter(it, HOPELESS)).letter(HOPELESS, "attempts-exhausted", 3, 1620);
             },
-            Wrong::WrongLetter {
+            Wrong::Misjudged {
                 task: HOPELESS,
                 reason: "attempts-exhausted".into(),
                 why: "it has attempts left",
@@ -110,22 +110,61 @@ fn each_violation_is_found_and_nothing_else() {
             |it| {
                 it.drop(|it| is_letter(it, REJECTED)).letter(REJECTED, "crashed", 1, 41);
             },
-            Wrong::WrongLetter {
-                task: REJECTED,
-                reason: "crashed".into(),
-                why: "it was not started so often",
-            },
+            Wrong::Misjudged { task: REJECTED, reason: "crashed".into(), why: "it was not started so often" },
         ),
         (
             "expired before its deadline",
             |it| {
                 it.drop(|it| is_letter(it, EXPIRED)).letter(EXPIRED, "expired-unstarted", 0, 498);
             },
-            Wrong::WrongLetter {
+            Wrong::Misjudged {
                 task: EXPIRED,
                 reason: "expired-unstarted".into(),
                 why: "its deadline had not passed",
             },
+        ),
+        (
+            "what kills its process is dead for something else",
+            |it| {
+                it.drop(|it| is_letter(it, FATAL)).letter(FATAL, "attempts-exhausted", 4, 32_000);
+            },
+            Wrong::Misjudged {
+                task: FATAL,
+                reason: "attempts-exhausted".into(),
+                why: "it has attempts left",
+            },
+        ),
+        (
+            "what kills its process is started once more",
+            |it| {
+                it.start(31_500, C2, FATAL, 0, 1).fault("abort", C2, (31_550, 31_560));
+            },
+            Wrong::Condemned { task: FATAL, starts: 6 },
+        ),
+        (
+            "what is no task is not found",
+            |it| {
+                it.drop(|it| is_letter(it, STRAY));
+            },
+            Wrong::Lost { task: STRAY },
+        ),
+        (
+            "what is no task is dead for something else",
+            |it| {
+                it.drop(|it| is_letter(it, STRAY)).letter(STRAY, "foreign", 0, 700);
+            },
+            Wrong::Misjudged {
+                task: STRAY,
+                reason: "foreign".into(),
+                why: "that is not what is wrong with it",
+            },
+        ),
+        (
+            "an attempt that goes on is tried again too soon",
+            |it| {
+                it.shift(1650, |it| is_start(it, STUBBORN, 2));
+            },
+            Wrong::Early { what: format!("attempt 2 of task {STUBBORN}"), by: ms(48) },
         ),
         (
             "started twice, without a cause",
@@ -196,7 +235,7 @@ fn each_violation_is_found_and_nothing_else() {
             |it| {
                 it.shift(800, |it| is_start(it, IN_TIME, 1)).shift(810, |it| is_end(it, IN_TIME, 1));
             },
-            Wrong::Late { task: IN_TIME, by: ms(295) },
+            Wrong::Late { task: IN_TIME, by: ms(300) },
         ),
         (
             "cancelled, and started",
