@@ -9,9 +9,9 @@ use taskhare::testing::WallClock;
 use tokio::sync::Mutex;
 use tokio::sync::MutexGuard;
 
+use crate::child::Child;
 use crate::history::Record;
 use crate::history::What;
-use crate::process::Process;
 use crate::recorder::Recorder;
 use crate::worker::Course;
 use crate::worker::HOLD;
@@ -40,7 +40,7 @@ pub struct Seat {
     link: Option<Proxy>,
     clock: Option<WallClock>,
     recorder: Recorder,
-    process: Mutex<Option<Process>>,
+    process: Mutex<Option<Child>>,
 }
 
 impl Crew {
@@ -100,7 +100,7 @@ impl Crew {
         for seat in &self.seats {
             // Somebody who holds it sees to it.
             let Ok(mut process) = seat.process.try_lock() else { continue };
-            let Some(end) = process.as_mut().and_then(Process::end) else { continue };
+            let Some(end) = process.as_mut().and_then(Child::end) else { continue };
             if let Some(dead) = process.take() {
                 let name = seat.name_of(&dead);
                 // All that it said.
@@ -151,7 +151,7 @@ impl Seat {
         process.as_ref().map(|process| self.name_of(process)).unwrap_or_default()
     }
 
-    fn name_of(&self, process: &Process) -> String {
+    fn name_of(&self, process: &Child) -> String {
         format!("{} {}", self.plan.role, process.id())
     }
 
@@ -160,7 +160,7 @@ impl Seat {
     }
 
     /// Starts a process here, and waits until it is ready.
-    async fn fill(&self, place: &mut MutexGuard<'_, Option<Process>>) {
+    async fn fill(&self, place: &mut MutexGuard<'_, Option<Child>>) {
         self.recorder.flush();
         let plan = serde_json::to_string(&self.plan).unwrap();
         let (role, said, logged) = (self.plan.role.to_string(), self.recorder.clone(), self.recorder.clone());
@@ -168,7 +168,7 @@ impl Seat {
         let mut variables: Vec<(&str, OsString)> = vec![(PLAN, plan.into()), ("RUST_BACKTRACE", "0".into())];
         variables.extend(self.clock.iter().flat_map(WallClock::environment));
         let who = format!("{role} of seat {}", self.plan.place);
-        let process = Process::start(
+        let process = Child::start(
             &role,
             "worker::process",
             variables,

@@ -12,6 +12,8 @@
 #![allow(dead_code, reason = "in the making")]
 
 mod checker;
+#[path = "../support/child.rs"]
+mod child;
 mod consumer;
 mod crew;
 mod field;
@@ -19,8 +21,6 @@ mod ground;
 mod harm;
 mod history;
 mod load;
-#[path = "../support/process.rs"]
-mod process;
 mod producer;
 mod recorder;
 mod scenario;

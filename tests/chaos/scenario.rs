@@ -19,12 +19,13 @@ use crate::load::Fate;
 use crate::load::PERIODS;
 use crate::recorder::Recorder;
 use crate::scheduler;
+use crate::sweep::MORE;
 use crate::sweep::Sweep;
 use crate::worker::Course;
 use crate::worker::Role;
 
 /// From the start of the processes to the load; a second, on an idle machine.
-const SOON: Duration = Duration::from_secs(6);
+const SOON: Duration = Duration::from_secs(8);
 /// Longer than what a queue or stream must have been there for to survive a `kill -9` of its only node.
 const SETTLED: Duration = Duration::from_secs(14);
 /// How long after the load its producers may take.
@@ -93,12 +94,11 @@ impl Scenario {
         let with_clocks = self.harms.iter().any(|harm| harm.needs_clocks());
         let crew = Crew::start(&url, &course, with_clocks, &recorder).await;
         let broker = Broker::connect(&url).await.unwrap();
-        sleep((starts - Duration::from_millis(500)).saturating_sub(now())).await;
-        let before = ground.counted(&vhost, true).await;
-        recorder.note(before.clone());
+        let (seed, vhost) = (self.seed, vhost.as_str());
+        let sweep = Sweep { ground, vhost, recorder: &recorder };
+        let before = sweep.count_before(starts - LOOK).await;
         crew.hold(true).await;
 
-        let (seed, vhost) = (self.seed, vhost.as_str());
         let field = Field { ground, vhost, seed, crew: &crew, broker: &broker, recorder: &recorder };
         tokio::select! {
             () = replace_the_dead(&crew) => {}
@@ -110,9 +110,8 @@ impl Scenario {
                 });
                 is_loaded.await;
                 sleep(course.ends().saturating_sub(now())).await;
-                let sweep = Sweep { ground, vhost, recorder: &recorder };
                 sweep.drain().await;
-                sweep.count(&before).await;
+                sweep.count_after(&before).await;
                 crew.hold(false).await;
                 sweep.sweep(&broker).await;
             } => {}
@@ -128,8 +127,8 @@ impl Scenario {
     /// How strictly runs are judged, whose clocks are set or not.
     pub fn scope(with_clocks: bool) -> Scope {
         let clocks = if with_clocks { STEP } else { Duration::ZERO };
-        // A scheduler that has been the active one keeps the connections it has made then, and what it reads with them.
-        let bounds = Bounds { connections: 3, channels: 3, consumers: 2, ..Bounds::default() };
+        let [connections, channels, consumers, queues] = MORE;
+        let bounds = Bounds { connections, channels, consumers, queues, ..Bounds::default() };
         Scope { pace: PACE, news: NEWS, clocks, bounds, ..Scope::default() }
     }
 

@@ -13,6 +13,7 @@ use tokio::time::sleep;
 
 use crate::ground::Ground;
 use crate::history::What;
+use crate::history::now;
 use crate::load::PERIODS;
 use crate::load::QUEUES;
 use crate::load::WARM_UP;
@@ -24,6 +25,9 @@ const DRAIN: Duration = Duration::from_secs(90);
 /// How often they are looked at, and how often in a row they must be as they ought to.
 const LOOK: Duration = Duration::from_millis(400);
 const IN_A_ROW: u32 = 4;
+/// How many more connections, channels, consumers and queues there may be at the end: a scheduler that has been the active
+/// one keeps the connections it has made then, and what it reads with them.
+pub const MORE: [u64; 4] = [3, 3, 2, 0];
 /// How long counts may take to come back: the broker's samples are 2 s old.
 const SETTLE: Duration = Duration::from_secs(15);
 
@@ -101,23 +105,43 @@ impl Sweep<'_> {
         }
     }
 
-    /// Counts until it is as it was `before`, or for long enough.
-    pub async fn count(&self, before: &What) {
-        let started = Instant::now();
-        let is_back = |now: &What| match (before, now) {
-            (
-                What::Counted { connections, channels, consumers, queues, .. },
-                What::Counted { connections: c, channels: ch, consumers: co, queues: q, .. },
-            ) => (connections, channels, consumers, queues) == (c, ch, co, q),
-            _ => false,
-        };
+    /// Counts until nothing changes any more: what the broker says of it is up to 2 s old. Not longer than until `end`.
+    pub async fn count_before(&self, end: Duration) -> What {
+        let (mut count, mut times) = (self.ground.counted(self.vhost, true).await, 0);
+        while times < 2 * IN_A_ROW && now() < end {
+            sleep(LOOK).await;
+            let next = self.ground.counted(self.vhost, true).await;
+            times = if next == count { times + 1 } else { 0 };
+            count = next;
+        }
+        self.recorder.note(count.clone());
+        count
+    }
+
+    /// Counts until it is about as it was before, or for long enough.
+    pub async fn count_after(&self, before: &What) {
+        let (started, before) = (Instant::now(), counts(before));
         loop {
-            let now = self.ground.counted(self.vhost, false).await;
-            if is_back(&now) || started.elapsed() > SETTLE {
-                return self.recorder.note(now);
+            let count = self.ground.counted(self.vhost, false).await;
+            let is_back = before
+                .into_iter()
+                .zip(counts(&count))
+                .zip(MORE)
+                .all(|((before, after), more)| (before..=before + more).contains(&after));
+            if is_back || started.elapsed() > SETTLE {
+                return self.recorder.note(count);
             }
             sleep(LOOK).await;
         }
+    }
+}
+
+fn counts(what: &What) -> [u64; 4] {
+    match what {
+        What::Counted { connections, channels, consumers, queues, .. } => {
+            [*connections, *channels, *consumers, *queues]
+        }
+        _ => [0; 4],
     }
 }
 

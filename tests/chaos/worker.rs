@@ -13,14 +13,14 @@ use tokio::signal::unix::signal;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::filter::LevelFilter;
 
+use crate::child::parent;
+use crate::child::say;
 use crate::consumer;
 use crate::history::Record;
 use crate::history::What;
 use crate::history::now;
 use crate::load::Fate;
 use crate::load::Load;
-use crate::process::parent;
-use crate::process::say;
 use crate::producer;
 use crate::scheduler;
 

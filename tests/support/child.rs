@@ -1,4 +1,4 @@
-//! [`Process`]: this very test binary again, as a process of its own; and what that process needs of its parent.
+//! [`Child`]: this very test binary again, as a process of its own; and what that process needs of its parent.
 //! Included by `#[path]`.
 
 use std::ffi::OsString;
@@ -7,12 +7,13 @@ use std::io::Write;
 use std::process::ExitStatus;
 use std::process::Stdio;
 use std::time::Duration;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
 
 use tokio::io::AsyncBufReadExt;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWriteExt;
 use tokio::io::BufReader;
-use tokio::process::Child;
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -25,13 +26,13 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(40);
 
 /// A process that says in lines what it does. Killed when dropped; ends by itself when we are gone.
 #[derive(Debug)]
-pub(crate) struct Process {
+pub(crate) struct Child {
     role: String,
-    child: Child,
+    process: tokio::process::Child,
     readers: [JoinHandle<()>; 2],
 }
 
-impl Process {
+impl Child {
     /// Runs the ignored test `test` of this binary with these variables. `said` gets each line of its standard output,
     /// `logged` of its standard error.
     pub(crate) fn start(
@@ -41,7 +42,7 @@ impl Process {
         said: impl Fn(String) + Send + 'static,
         logged: impl Fn(String) + Send + 'static,
     ) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        let mut process = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", test, "--ignored", "--nocapture"])
             .envs(variables)
             .stdin(Stdio::piped())
@@ -50,20 +51,22 @@ impl Process {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-        Self { role: role.to_owned(), child, readers: [each_line(out, said), each_line(err, logged)] }
+        let (out, err) = (process.stdout.take().unwrap(), process.stderr.take().unwrap());
+        Self { role: role.to_owned(), process, readers: [each_line(out, said), each_line(err, logged)] }
     }
 
     /// What the system calls it.
     pub(crate) fn id(&self) -> u32 {
-        self.child.id().expect("it is not waited for yet")
+        self.process.id().expect("it is not waited for yet")
     }
 
-    /// Kills it: SIGKILL. Afterwards all it said was heard.
-    pub(crate) async fn kill(mut self) {
-        self.child.start_kill().unwrap();
-        self.child.wait().await.unwrap();
+    /// Kills it: SIGKILL. Afterwards all it said was heard. Returns when that was, since the Unix epoch.
+    pub(crate) async fn kill(mut self) -> Duration {
+        self.process.start_kill().unwrap();
+        let killed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        self.process.wait().await.unwrap();
         self.read().await;
+        killed
     }
 
     /// It does nothing any more, and its connections stay open: SIGSTOP.
@@ -89,26 +92,26 @@ impl Process {
 
     /// Writes a line to its standard input. Whoever is about to end need not hear it.
     pub(crate) async fn tell(&mut self, line: &str) {
-        if let Some(stdin) = &mut self.child.stdin {
+        if let Some(stdin) = &mut self.process.stdin {
             let _ = stdin.write_all(format!("{line}\n").as_bytes()).await;
         }
     }
 
     /// Asks it to shut down, and waits until it has ended well.
     pub(crate) async fn shut_down(mut self) {
-        drop(self.child.stdin.take());
+        drop(self.process.stdin.take());
         self.ended_well().await;
     }
 
     async fn ended_well(mut self) {
-        let ended = timeout(END_LIMIT, self.child.wait()).await.expect("it ends itself").unwrap();
+        let ended = timeout(END_LIMIT, self.process.wait()).await.expect("it ends itself").unwrap();
         assert!(ended.success(), "the {} ended with {ended}", self.role);
         self.read().await;
     }
 
     /// How it has ended, if it has.
     pub(crate) fn end(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().unwrap()
+        self.process.try_wait().unwrap()
     }
 
     /// Whether it has ended, and then it must have ended well.
