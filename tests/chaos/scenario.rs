@@ -35,6 +35,8 @@ const PACE: Duration = Duration::from_secs(1);
 const NEWS: Duration = Duration::from_secs(1);
 /// If set, the files of runs that went well are kept as well.
 const KEEP: &str = "TASKHARE_CHAOS_KEEP";
+/// No fault strikes sooner after the beginning of the load.
+const EARLIEST: Duration = Duration::from_secs(3);
 /// How often it is looked whether a process has died.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -96,7 +98,7 @@ impl Scenario {
         let broker = Broker::connect(&url).await.unwrap();
         let (seed, vhost) = (self.seed, vhost.as_str());
         let sweep = Sweep { ground, vhost, recorder: &recorder };
-        let before = sweep.count_before(starts - LOOK).await;
+        let before = sweep.count_before(starts + EARLIEST).await;
         crew.hold(true).await;
 
         let field = Field { ground, vhost, seed, crew: &crew, broker: &broker, recorder: &recorder };
@@ -111,7 +113,7 @@ impl Scenario {
                 is_loaded.await;
                 sleep(course.ends().saturating_sub(now())).await;
                 sweep.drain().await;
-                sweep.count_after(&before).await;
+                sweep.count_after(before.as_ref()).await;
                 crew.hold(false).await;
                 sweep.sweep(&broker).await;
             } => {}
@@ -128,7 +130,8 @@ impl Scenario {
     pub fn scope(with_clocks: bool) -> Scope {
         let clocks = if with_clocks { STEP } else { Duration::ZERO };
         let [connections, channels, consumers, queues] = MORE;
-        let bounds = Bounds { connections, channels, consumers, queues, ..Bounds::default() };
+        // … and the tasks that see to all that.
+        let bounds = Bounds { connections, channels, consumers, queues, tasks: 32, ..Bounds::default() };
         Scope { pace: PACE, news: NEWS, clocks, bounds, ..Scope::default() }
     }
 
@@ -136,7 +139,7 @@ impl Scenario {
     async fn strike(&self, field: &Field<'_>, course: &Course, random: &mut fastrand::Rng) {
         let slot = self.time / (self.harms.len() as u32 + 1);
         for (place, harm) in (1..).zip(&self.harms) {
-            let at = course.starts + (slot * place).mul_f64(0.7 + 0.3 * random.f64());
+            let at = course.starts + (slot * place).mul_f64(0.7 + 0.3 * random.f64()).max(EARLIEST);
             sleep(at.saturating_sub(now())).await;
             field.strike(*harm, random).await;
         }

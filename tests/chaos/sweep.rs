@@ -25,6 +25,8 @@ const DRAIN: Duration = Duration::from_secs(90);
 /// How often they are looked at, and how often in a row they must be as they ought to.
 const LOOK: Duration = Duration::from_millis(400);
 const IN_A_ROW: u32 = 4;
+/// How often in a row counts must be the same.
+const STEADY: u32 = 6;
 /// How many more connections, channels, consumers and queues there may be at the end: a scheduler that has been the active
 /// one keeps the connections it has made then, and what it reads with them.
 pub const MORE: [u64; 4] = [3, 3, 2, 0];
@@ -105,22 +107,28 @@ impl Sweep<'_> {
         }
     }
 
-    /// Counts until nothing changes any more: what the broker says of it is up to 2 s old. Not longer than until `end`.
-    pub async fn count_before(&self, end: Duration) -> What {
+    /// Counts until nothing changes any more: what the broker says of it is up to 2 s old. `None` if that is not before
+    /// `end`: the machine is too busy for this.
+    pub async fn count_before(&self, end: Duration) -> Option<What> {
         let (mut count, mut times) = (self.ground.counted(self.vhost, true).await, 0);
-        while times < 2 * IN_A_ROW && now() < end {
+        while times < STEADY {
+            if now() > end {
+                println!("nothing was counted before the load: the machine is too busy");
+                return None;
+            }
             sleep(LOOK).await;
             let next = self.ground.counted(self.vhost, true).await;
             times = if next == count { times + 1 } else { 0 };
             count = next;
         }
         self.recorder.note(count.clone());
-        count
+        Some(count)
     }
 
     /// Counts until it is about as it was before, or for long enough.
-    pub async fn count_after(&self, before: &What) {
-        let (started, before) = (Instant::now(), counts(before));
+    pub async fn count_after(&self, before: Option<&What>) {
+        let Some(before) = before.map(counts) else { return };
+        let started = Instant::now();
         loop {
             let count = self.ground.counted(self.vhost, false).await;
             let is_back = before
