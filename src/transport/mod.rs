@@ -263,7 +263,7 @@ impl dyn Subscription {
 /// [`poll_next`](Subscription::poll_next) ends.
 pub trait Tenure: Subscription + Sync {
     /// Whether the broker has dealt with all that was sent over it, as far as one can tell: it is not lost, or the broker
-    /// has ended it in so many words. Otherwise the broker may have died, and a message without a confirm may be in some
+    /// has ended it in so many words and goes on. Otherwise the broker may have died, and a message without a confirm may be in some
     /// of the queues that it was routed to and not in others.
     fn is_orderly(&self) -> bool;
 
