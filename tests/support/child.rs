@@ -28,6 +28,7 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(40);
 #[derive(Debug)]
 pub(crate) struct Child {
     role: String,
+    id: u32,
     process: tokio::process::Child,
     readers: [JoinHandle<()>; 2],
 }
@@ -52,17 +53,19 @@ impl Child {
             .spawn()
             .unwrap();
         let (out, err) = (process.stdout.take().unwrap(), process.stderr.take().unwrap());
-        Self { role: role.to_owned(), process, readers: [each_line(out, said), each_line(err, logged)] }
+        let id = process.id().unwrap_or_default();
+        Self { role: role.to_owned(), id, process, readers: [each_line(out, said), each_line(err, logged)] }
     }
 
     /// What the system calls it.
     pub(crate) fn id(&self) -> u32 {
-        self.process.id().expect("it is not waited for yet")
+        self.id
     }
 
     /// Kills it: SIGKILL. Afterwards all it said was heard. Returns when that was, since the Unix epoch.
     pub(crate) async fn kill(mut self) -> Duration {
-        self.process.start_kill().unwrap();
+        // One that has ended by itself cannot be killed.
+        let _ = self.process.start_kill();
         let killed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         self.process.wait().await.unwrap();
         self.read().await;
