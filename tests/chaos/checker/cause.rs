@@ -9,7 +9,6 @@
 //!
 //! A fault lasts from when it began until it is healed, and then for its [aftermath](super::Scope::aftermath).
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use super::fault::ACK;
@@ -40,8 +39,45 @@ impl fmt::Display for Cause {
     }
 }
 
-/// How many repeats of one attempt each cause may still account for.
-type Supply = BTreeMap<Cause, usize>;
+/// What accounts for repeats of one attempt.
+#[derive(Clone, Copy, Debug, Default)]
+struct Supply {
+    /// Runs whose message may have been delivered again.
+    redelivered: usize,
+    /// Messages of that attempt, beyond the first, that are known to have been published.
+    published: usize,
+    /// One of them may have been published any number of times.
+    is_published_again: bool,
+    /// One of them may have left its wait any number of times.
+    is_dead_lettered_again: bool,
+}
+
+impl Supply {
+    /// The likeliest cause that there is, used up. What is said to have been delivered before (`again`) is likely to have
+    /// been.
+    fn draw(&mut self, again: bool) -> Option<Cause> {
+        if again && take(&mut self.redelivered) {
+            Some(Cause::Redelivered)
+        } else if take(&mut self.published) {
+            Some(Cause::PublishedAgain)
+        } else if self.is_dead_lettered_again && !again {
+            Some(Cause::DeadLetteredAgain)
+        } else if self.is_published_again {
+            Some(Cause::PublishedAgain)
+        } else if self.is_dead_lettered_again {
+            Some(Cause::DeadLetteredAgain)
+        } else {
+            take(&mut self.redelivered).then_some(Cause::Redelivered)
+        }
+    }
+}
+
+/// One of them, if there is one.
+fn take(count: &mut usize) -> bool {
+    let is_there = *count > 0;
+    *count = count.saturating_sub(1);
+    is_there
+}
 
 /// Why each but the first of these runs of one attempt was; `None`: nothing recorded accounts for it.
 pub fn causes<'r, 'a>(
@@ -56,13 +92,11 @@ pub fn causes<'r, 'a>(
     let mut judged = Vec::new();
     let mut before = *first;
     for run in repeats {
-        if before.is_hit(faults) {
-            *supply.entry(Cause::Redelivered).or_default() += 1;
-        }
+        supply.redelivered += usize::from(before.is_hit(faults));
         taken += usize::from(before.again);
         let was_theirs = taken > 0 && faults.hit(&run.started.who, since, run.started.at);
         // Published again after it came back, it would say so.
-        let cause = if was_theirs && !run.again { None } else { draw(&mut supply, run.again) };
+        let cause = if was_theirs && !run.again { None } else { supply.draw(run.again) };
         let cause = cause.or_else(|| {
             taken -= usize::from(was_theirs);
             was_theirs.then_some(Cause::Redelivered)
@@ -78,7 +112,7 @@ pub fn cause_of_second_end(life: &Life<'_>, faults: &Faults<'_>) -> Option<Cause
     let by_runs = life.attempts().into_values().find_map(|runs| {
         let causes: Vec<_> = causes(life, &runs, faults);
         let is_hit = runs.iter().any(|it| it.is_hit(faults)).then_some(Cause::Redelivered);
-        let first = runs.first().and_then(|it| draw(&mut supply(life, it, faults).1, false));
+        let first = runs.first().and_then(|it| supply(life, it, faults).1.draw(false));
         causes.into_iter().find_map(|(_, cause)| cause).or(is_hit).or(first)
     });
     by_runs.or_else(|| cause_of_second_letter(life, faults))
@@ -118,31 +152,11 @@ fn supply(life: &Life<'_>, first: &Run<'_>, faults: &Faults<'_>) -> (u64, Supply
     }
     let was_handed_on = first.again && faults.any(since, start, |_| true);
     let has_waited = attempt > 1 || life.delay(copy).is_some();
-    let left_twice = has_waited && faults.any(since, later(start, ACK), Fault::is_of_broker);
-    let mut supply = Supply::new();
-    if is_hit || was_handed_on {
-        supply.insert(Cause::PublishedAgain, usize::MAX);
-    } else if messages > 1 {
-        supply.insert(Cause::PublishedAgain, messages - 1);
-    }
-    if left_twice {
-        supply.insert(Cause::DeadLetteredAgain, usize::MAX);
-    }
-    (since, supply)
-}
-
-/// One of what there is. What `again` is said to have been delivered before is likely to have been.
-fn draw(supply: &mut Supply, again: bool) -> Option<Cause> {
-    use Cause::DeadLetteredAgain;
-    use Cause::PublishedAgain;
-    use Cause::Redelivered;
-    let order = match again {
-        true => [Redelivered, PublishedAgain, DeadLetteredAgain],
-        false => [DeadLetteredAgain, PublishedAgain, Redelivered],
+    let supply = Supply {
+        redelivered: 0,
+        published: messages.max(1) - 1,
+        is_published_again: is_hit || was_handed_on,
+        is_dead_lettered_again: has_waited && faults.any(since, later(start, ACK), Fault::is_of_broker),
     };
-    let cause = order.into_iter().find(|cause| supply.get(cause).is_some_and(|left| *left > 0))?;
-    if let Some(left) = supply.get_mut(&cause).filter(|left| **left < usize::MAX) {
-        *left -= 1;
-    }
-    Some(cause)
+    (since, supply)
 }

@@ -32,7 +32,7 @@ impl Verdict {
 /// Whether its consumer must have known better.
 fn defies(run: &Run<'_>, confirmed: &Record, case: &Case<'_>) -> bool {
     let (who, started) = (&run.started.who, run.started.at);
-    let heard = later(confirmed.at, case.scope.news + case.scope.clocks);
+    let heard = later(confirmed.at, case.scope.news);
     let is_kept_from = |it: &super::fault::Fault<'_>| {
         it.hits(who) && started <= later(case.faults.is_over(it), case.scope.news)
     };

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use taskhare::Priority;
+
 use super::Case;
 use super::Verdict;
 use super::Wrong;
@@ -93,8 +95,8 @@ impl Verdict {
         if proof.is_empty() {
             return;
         }
-        let queue = life.operation.queue;
-        if turns(life).any(|turn| case.faults.emptied(queue, turn, later(turn, WAIT))) {
+        let lane = lane(life);
+        if turns(life).any(|turn| case.faults.emptied(lane, turn, later(turn, WAIT))) {
             self.taken += 1;
             return;
         }
@@ -112,6 +114,17 @@ fn turns(life: &Life<'_>) -> impl Iterator<Item = u64> {
     });
     let failed = life.runs.iter().filter(|it| it.has_failed()).filter_map(|it| it.ended);
     published.chain(failed.map(|(record, _)| later(record.at, BACKOFF)))
+}
+
+/// Its queue, and the lane in that. All deadlines of a load are near enough to make their tasks urgent.
+fn lane<'a>(life: &Life<'a>) -> (&'a str, &'static str) {
+    let lane = match life.operation.priority {
+        _ if life.operation.deadline.is_some() => "urgent",
+        Priority::Urgent => "urgent",
+        Priority::Low => "low",
+        _ => "normal",
+    };
+    (life.operation.queue, lane)
 }
 
 fn end_records<'a>(life: &Life<'a>) -> Vec<&'a Record> {
@@ -143,7 +156,7 @@ fn flaw(life: &Life<'_>, letter: &Letter<'_>, case: &Case<'_>) -> Option<&'stati
         "crashed" => None,
         _ if operation.fate == Fate::Kills => Some("it kills its process"),
         "undeliverable" => {
-            let is_gone = case.faults.emptied(operation.queue, 0, u64::MAX);
+            let is_gone = case.faults.emptied(lane(life), 0, u64::MAX);
             (!is_gone).then_some("nobody deleted its queue")
         }
         reason if letter.is_expiry() => {

@@ -18,7 +18,6 @@ pub struct Faults<'a> {
     /// When which queue was emptied by an operator.
     emptied: Vec<(u64, &'a str)>,
     aftermath: u64,
-    clocks: u64,
 }
 
 /// One of them. Times are in microseconds since the Unix epoch.
@@ -54,9 +53,9 @@ impl Fault<'_> {
         whom.starts_with(role)
     }
 
-    /// Whether it takes what that queue holds.
-    fn takes(&self, queue: &str) -> bool {
-        self.whom.strip_prefix("queue ").is_some_and(|it| is_of(it, queue))
+    /// Whether it takes what that queue holds in that lane.
+    fn takes(&self, queue: &str, lane: &str) -> bool {
+        self.whom.strip_prefix("queue ").is_some_and(|it| is_of(it, queue, lane))
     }
 }
 
@@ -80,7 +79,7 @@ impl<'a> Faults<'a> {
                 _ => {}
             }
         }
-        Self { all, emptied, aftermath: micros(scope.aftermath), clocks: micros(scope.clocks) }
+        Self { all, emptied, aftermath: micros(scope.aftermath) }
     }
 
     pub fn all(&self) -> &[Fault<'a>] {
@@ -89,19 +88,19 @@ impl<'a> Faults<'a> {
 
     /// When nothing of it shows any more.
     pub fn is_over(&self, fault: &Fault<'_>) -> u64 {
-        fault.healed.saturating_add(self.aftermath).saturating_add(self.clocks)
+        fault.healed.saturating_add(self.aftermath)
     }
 
     /// Whether there is one of that kind at some time of an interval.
     pub fn any(&self, from: u64, to: u64, is_meant: impl Fn(&Fault<'a>) -> bool) -> bool {
-        let meets = |it: &Fault<'a>| from <= self.is_over(it) && it.began <= to.saturating_add(self.clocks);
+        let meets = |it: &Fault<'a>| from <= self.is_over(it) && it.began <= to;
         self.all.iter().any(|it| meets(it) && is_meant(it))
     }
 
-    /// Whether somebody took what was in that queue at some time of an interval.
-    pub fn emptied(&self, queue: &str, from: u64, to: u64) -> bool {
-        let is_it = |(at, name): &(u64, &str)| (from..=to).contains(at) && is_of(name, queue);
-        self.emptied.iter().any(is_it) || self.any(from, to, |it| it.takes(queue))
+    /// Whether somebody took what was in that lane of that queue at some time of an interval.
+    pub fn emptied(&self, (queue, lane): (&str, &str), from: u64, to: u64) -> bool {
+        let is_it = |(at, name): &(u64, &str)| (from..=to).contains(at) && is_of(name, queue, lane);
+        self.emptied.iter().any(is_it) || self.any(from, to, |it| it.takes(queue, lane))
     }
 
     /// Whether one harms what that process does, at some time of an interval.
@@ -110,9 +109,9 @@ impl<'a> Faults<'a> {
     }
 }
 
-/// Whether that is a queue of tasks, or one of its lanes on the broker.
-fn is_of(name: &str, queue: &str) -> bool {
-    name.split('.').any(|part| part == queue)
+/// Whether that is the queue, or the lane on the broker: `mail`, or `taskhare.mail.normal`.
+fn is_of(name: &str, queue: &str, lane: &str) -> bool {
+    name == queue || name.ends_with(&format!(".{queue}.{lane}"))
 }
 
 /// In whole microseconds.

@@ -54,7 +54,7 @@ use life::Life;
 pub struct Scope {
     /// How long after it is over a fault may still show: until everybody has noticed, two heartbeats say, and is back.
     pub aftermath: Duration,
-    /// How far the clocks of two processes may be apart. Zero, unless somebody sets them.
+    /// How far somebody sets the clocks of processes apart. Records are written by a clock that nobody sets.
     pub clocks: Duration,
     /// How long a busy machine may take from `Invoked` to a producer's look at the clock, and from the library's look at the
     /// deadline to the handler's first line.
@@ -148,6 +148,8 @@ struct Case<'a> {
     /// In the order of their times.
     records: Vec<&'a Record>,
     lives: Vec<Life<'a>>,
+    /// How many events the history says are missing.
+    missed: u64,
 }
 
 impl Verdict {
@@ -156,7 +158,8 @@ impl Verdict {
         let mut ordered: Vec<&Record> = records.iter().collect();
         ordered.sort_by_key(|it| it.at);
         let (lives, strangers) = life::lives(load, &ordered);
-        let case = Case { scope, faults: Faults::of(&ordered, &scope), records: ordered, lives };
+        let missed = ordered.iter().map(|it| missed(&it.what)).sum();
+        let case = Case { scope, faults: Faults::of(&ordered, &scope), records: ordered, lives, missed };
         let mut verdict = Self { operations: load.operations.len(), ..Self::default() };
         for (task, records) in strangers {
             verdict.judge_stranger(task, &records);
@@ -173,6 +176,7 @@ impl Verdict {
             verdict.judge_decisions(life, &case);
             verdict.judge_story(life, &case);
         }
+        verdict.judge_course(&case);
         verdict.judge_ticks(&case);
         verdict.judge_leftovers(&case);
         verdict.recoveries = recovery::recoveries(&case);
@@ -182,6 +186,18 @@ impl Verdict {
     /// Whether nothing is held against the library.
     pub fn is_clean(&self) -> bool {
         self.violations.is_empty()
+    }
+
+    /// A run that has broken off, or in which nobody looked, proves nothing.
+    fn judge_course(&mut self, case: &Case<'_>) {
+        let untried = case.lives.iter().filter(|it| it.deeds.is_empty()).count();
+        let looked = case.records.iter().any(|it| matches!(it.what, What::Left { .. }));
+        let ends = (!looked).then_some("nobody has looked at the queues at its end".to_owned());
+        let tasks = (untried > 0).then(|| format!("{untried} tasks were never tried to be enqueued"));
+        for why in tasks.into_iter().chain(ends) {
+            let last: Vec<&Record> = case.records.last().copied().into_iter().collect();
+            self.find(Wrong::Unproven { why }, &last);
+        }
     }
 
     fn count(&mut self, life: &Life<'_>) {
@@ -236,14 +252,10 @@ impl Verdict {
     }
 }
 
-impl Case<'_> {
-    /// How many events the history says are missing.
-    fn missed(&self) -> u64 {
-        let missed = |it: &&Record| match it.what {
-            What::Missed { count } => count,
-            _ => 0,
-        };
-        self.records.iter().map(missed).sum()
+fn missed(what: &What) -> u64 {
+    match what {
+        What::Missed { count } => *count,
+        _ => 0,
     }
 }
 

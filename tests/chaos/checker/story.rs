@@ -57,7 +57,7 @@ impl Verdict {
         for attempt in attempts.difference(&told) {
             let mut runs = life.runs.iter().filter(|it| it.attempt == *attempt);
             let Some(first) = runs.clone().next() else { continue };
-            let is_announced = case.missed() > 0 || runs.all(|it| it.is_hit(&case.faults));
+            let is_announced = case.missed > 0 || runs.all(|it| it.is_hit(&case.faults));
             let event = format!("attempt {attempt} has started");
             self.miss(life, event, &[first.started], is_announced);
         }
@@ -70,7 +70,7 @@ impl Verdict {
             None if truth.is_empty() => {}
             None => {
                 let (is_announced, proof) = untold(life, case);
-                let is_announced = is_announced || case.missed() > 0;
+                let is_announced = is_announced || case.missed > 0;
                 self.miss(life, format!("it is {}", truth.join(", ")), &proof, is_announced);
             }
             // Whether it is true is asked of each event, see below.

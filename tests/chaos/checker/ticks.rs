@@ -182,6 +182,6 @@ fn is_taken(planned: u64, queue: &str, case: &Case<'_>) -> bool {
         case.faults.any(planned, later(planned, DOUBT), |it| is_meant(it))
     };
     let is_of_scheduler = |it: &Fault<'_>| it.is_of_role("scheduler") && !it.whom.starts_with("link");
-    case.faults.emptied(queue, planned, later(planned, DOUBT))
+    case.faults.emptied((queue, "normal"), planned, later(planned, DOUBT))
         || any(&|it| it.is_of_broker() && it.whom != "all") && any(&is_of_scheduler)
 }

@@ -20,6 +20,9 @@ use crate::load::BACKOFF;
 
 /// Times travel in whole milliseconds.
 const MILLISECOND: Duration = Duration::from_millis(1);
+/// By how much a consumer whose clock is ahead starts a task early, at most: what the delay wheel leaves for it to wait
+/// (ARCHITECTURE.md).
+const AHEAD: Duration = Duration::from_millis(200);
 
 impl Verdict {
     pub(super) fn judge_times(&mut self, life: &Life<'_>, case: &Case<'_>) {
@@ -31,7 +34,7 @@ impl Verdict {
 
     fn judge_start(&mut self, life: &Life<'_>, run: &Run<'_>, case: &Case<'_>) {
         let Some((from, wait)) = due(life, run) else { return };
-        let start = later(run.started.at, MILLISECOND + case.scope.clocks);
+        let start = later(run.started.at, MILLISECOND + case.scope.clocks.min(AHEAD));
         let by = later(from.at, wait).saturating_sub(start);
         if by > 0 {
             let what = format!("attempt {} of task {}", run.attempt, life.operation.number);

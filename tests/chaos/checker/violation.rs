@@ -15,6 +15,8 @@ pub struct Violation {
 /// Which rule it broke. A `task` is the number of an operation; `copy` and `attempt` are those of a start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wrong {
+    /// The run itself has not come to its end.
+    Unproven { why: String },
     /// The broker had it, and it has no end.
     Lost { task: u32 },
     /// It has several ends, and no recorded cause accounts for that.
@@ -64,6 +66,7 @@ pub enum Wrong {
 impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Unproven { why } => write!(f, "the run proves nothing: {why}"),
             Self::Lost { task } => write!(f, "task {task} is lost: the broker had it, and it has no end"),
             Self::Contradicted { task, ends } => {
                 write!(f, "task {task} ended more than once without a cause: {}", ends.join(", "))

@@ -12,6 +12,7 @@ use super::sound;
 use super::task::*;
 use crate::checker::Wrong;
 use crate::history::End;
+use crate::history::Record;
 use crate::history::What;
 
 const C2: &str = "consumer 2";
@@ -22,6 +23,20 @@ type Case = (&'static str, fn(&mut Story), Wrong);
 #[test]
 fn each_violation_is_found_and_nothing_else() {
     let cases: Vec<Case> = vec![
+        (
+            "the load is not done",
+            |it| {
+                it.drop(|it| matches!(it, What::Invoked { task: UNKNOWN, .. } | What::Unknown { .. }));
+            },
+            Wrong::Unproven { why: "1 tasks were never tried to be enqueued".into() },
+        ),
+        (
+            "nobody looked",
+            |it| {
+                it.drop(|it| matches!(it, What::Left { .. }));
+            },
+            Wrong::Unproven { why: "nobody has looked at the queues at its end".into() },
+        ),
         (
             "a task never ends",
             |it| {
@@ -35,6 +50,32 @@ fn each_violation_is_found_and_nothing_else() {
                 it.drop(|it| is_letter(it, EXPIRED)).drop(|it| is_told(it, EXPIRED, &["expired"]));
             },
             Wrong::Lost { task: EXPIRED },
+        ),
+        (
+            "a task is gone, though only other lanes were emptied",
+            |it| {
+                it.drop(|it| is_start(it, PLAIN, 1) || is_end(it, PLAIN, 1));
+                it.drop(|it| is_told(it, PLAIN, &["started", "succeeded"]));
+                for (queue, messages) in
+                    [("taskhare.mail.low", 3), ("taskhare.report.normal", 3), ("report", 3)]
+                {
+                    it.add(50, "run", What::Emptied { queue: queue.to_owned(), messages });
+                }
+            },
+            Wrong::Lost { task: PLAIN },
+        ),
+        (
+            "a task is gone, whose lane was emptied before it was enqueued",
+            |it| {
+                it.drop(|it| is_start(it, FAILS, 2) || is_end(it, FAILS, 2));
+                it.0.retain(|it| !matches!(&it.what, What::Told { task: FAILS, attempt: 2, .. }));
+                let queue = "taskhare.mail.normal".to_owned();
+                it.0.insert(
+                    0,
+                    Record { at: at(0) - 1, who: "run".into(), what: What::Emptied { queue, messages: 3 } },
+                );
+            },
+            Wrong::Lost { task: FAILS },
         ),
         (
             "a retry never comes",
