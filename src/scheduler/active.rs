@@ -144,8 +144,8 @@ impl<'a> Active<'a> {
     ///
     /// A broker that is there has put a tick into both of its queues, or into none. One that dies in between may have put
     /// it into one: into the lane alone, and it is fired again as it is due; or into the ledger alone, and it is not, so
-    /// these are to be looked after. But if the broker has said goodbye and is not about to end it has not died, and if this process was frozen
-    /// it is not the broker that was gone.
+    /// these are to be looked after. But if the broker has said goodbye, and is not about to end, it has not died, and if this
+    /// process was frozen it is not the broker that was gone.
     pub(super) fn doubts(&mut self) -> Vec<What> {
         let was_frozen = self.thawed.is_some_and(|thawed| thawed.elapsed() < 10 * FROZEN);
         if self.ledger.is_orderly() || was_frozen {
