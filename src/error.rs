@@ -364,6 +364,17 @@ pub enum Error {
         reason: String,
     },
 
+    /// RabbitMQ 4.0 and later cannot mirror classic queues. Quorum queues, the default, are replicated by themselves:
+    /// [`Replication::Quorum`](crate::Replication::Quorum), in another namespace than that of the classic ones.
+    #[error(
+        "{host} cannot mirror classic queues: RabbitMQ 4 has no mirroring any more; use quorum queues, which are replicated by \
+         themselves (Replication::Quorum, the default)"
+    )]
+    NoMirroring {
+        /// The node's address.
+        host: String,
+    },
+
     /// The broker did not answer in time.
     #[error("the broker did not answer within {waited:?}: {action}")]
     Timeout {

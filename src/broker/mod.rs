@@ -110,8 +110,11 @@ impl Broker {
     }
 
     /// Connects to RabbitMQ: `amqp://user:password@host:port/vhost`. What is left out is `guest`, `guest`, `localhost`,
-    /// 5672 and `/`. Several URLs, separated by commas, are several nodes of one cluster. `amqps://`, with the port 5671,
-    /// is TLS, which needs the feature `tls`.
+    /// 5672 and `/`. `amqps://`, with the port 5671, is TLS, which needs the feature `tls`.
+    ///
+    /// Several URLs, separated by commas, are several nodes of one cluster. Each process tries them in an order of its own, a
+    /// random one, so that many processes spread over the nodes; its connections are all to one node, while that lives. One
+    /// that is down, or does not answer within 5 s (`?connection_timeout=` in milliseconds), is passed over.
     ///
     /// # Errors
     ///
@@ -312,7 +315,7 @@ impl Broker {
 
     fn topology(&self, part: &Part) -> Topology {
         let (names, defaults) = (&self.0.names, self.0.defaults);
-        let log = |name, age, bytes| topology::of_log(&name, defaults.replication, age, bytes);
+        let log = |name, age, bytes| topology::of_log(&name, age, bytes);
         match part {
             Part::Queue(queue) => topology::of_queue(names, defaults, queue),
             Part::Wheel => topology::of_wheel(names, defaults),

@@ -52,7 +52,7 @@ fn is_login(said: Option<&str>) -> bool {
 fn refused(user: &str, said: &str) -> String {
     let said: String = said.chars().take(LONGEST_REASON).collect();
     format!(
-        "{said}; user {user:?} needs the tag `management` for what is its own, `monitoring` to see what is not, and \
-         `administrator` to change that (rabbitmqctl set_user_tags), and access to the virtual host"
+        "{said}; user {user:?} needs the tag `management` for what is its own, `monitoring` to see what is not, \
+         `policymaker` to set policies, and `administrator` to change what is not its own (rabbitmqctl set_user_tags), and access to the virtual host"
     )
 }

@@ -3,12 +3,14 @@
 //! ```text
 //!   Management ── Http ── Endpoint, Endpoint, …   one after the other, until one answers
 //!        │          └──── answer (pure)           status and body to JSON, or to what to do about it
-//!        └─ rows (pure)                           JSON to what it lists
+//!        ├─ rows (pure)                           JSON to what it lists
+//!        └─ mirrors (pure)                        what has RabbitMQ 3.x mirror classic queues
 //! ```
 
 mod answer;
 mod endpoint;
 mod http;
+mod mirrors;
 mod rows;
 
 use std::fmt;
@@ -211,6 +213,36 @@ impl Management {
     pub async fn queues(&self, vhost: &str) -> Result<Vec<Queue>> {
         let path = format!("/queues/{}", encoded(vhost));
         self.list(&path, Queue::COLUMNS).await.map(|rows| Queue::read_all(&rows))
+    }
+
+    /// Has RabbitMQ 3.x mirror the classic queues of `namespace` ([`Replication::Classic`](crate::Replication::Classic)), those
+    /// that there are and those to come: `copies` of each (at least 2), each on another node, as far as there are nodes. It
+    /// is for clusters that cannot use quorum queues, the default, which promise more. Asking again changes the number.
+    ///
+    /// It sets a policy, `{namespace}.mirrors`, with the priority 0, for lanes and dead letters. Of several policies that match
+    /// a queue only the one with the highest priority counts: where an operator has one, he adds to that one what
+    /// `rabbitmqctl list_policies` shows of this. Another one ends with `rabbitmqctl clear_policy`. The user needs the tag
+    /// `policymaker` or `administrator`, and access to the virtual host.
+    ///
+    /// # What mirrors do not promise
+    ///
+    /// While a node is lost, a mirror that has all messages takes over: no confirmed task is lost. But:
+    ///
+    /// - a cluster that was split (a partition) may lose confirmed tasks when it is whole again: the side that gives way
+    ///   throws away what it alone has, confirmed or not;
+    /// - while no mirror has all, because one was just added or its node is just back, a lane whose node is lost does not
+    ///   work until that node is back; so that what it alone has is not lost (`ha-promote-on-failure: when-synced`);
+    /// - a mirror that joins is sent all that waits (`ha-sync-mode: automatic`), and meanwhile the queue does nothing else;
+    /// - nothing counts how often a task came back, and nothing is dead-lettered at least once: that is so with all
+    ///   classic queues.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoMirroring`] from RabbitMQ 4, which cannot; [`Error::InvalidSetting`]; otherwise see [`Management`].
+    pub async fn mirror_classic_queues(&self, vhost: &str, namespace: &str, copies: u8) -> Result<()> {
+        let path = format!("/policies/{}/{}", encoded(vhost), encoded(&mirrors::name(namespace)));
+        let policy = Ask { body: Some(mirrors::policy(namespace, copies)?), ..Ask::new(Method::PUT, path) };
+        self.ask(&policy).await.map(drop).map_err(mirrors::refusal)
     }
 
     /// One request.

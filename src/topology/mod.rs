@@ -127,21 +127,46 @@ impl Topology {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Replication {
-    /// Quorum queues: a Raft log on `group_size` nodes (fewer if the cluster is smaller). The default, with 3.
+    /// Quorum queues: a Raft log on `group_size` nodes. The default, with 3. What was confirmed survives the loss of any
+    /// minority of them, and goes on meanwhile; without a majority nothing is confirmed, and nothing confirmed is lost.
+    ///
+    /// On a cluster with fewer nodes, a single one for instance, a queue is on those that there are. It stays on them when
+    /// nodes are added: an operator puts it there (`rabbitmq-queues grow NODE all`, and `rabbitmq-streams add_replica STREAM NODE` for each stream: streams are on all
+    /// nodes, because one can only be read at a node that has a copy). The leaders of new queues are spread over
+    /// the nodes; after failures and restarts an operator spreads them again (`rabbitmq-queues rebalance quorum`).
     Quorum {
-        /// On how many nodes.
+        /// On how many nodes. Odd, as a rule: a fourth copy survives no more than three do.
         group_size: u8,
     },
     /// Classic queues on a single node: lost with the disk of that node, unavailable while it is down, and neither
     /// counted redeliveries nor at-least-once dead-lettering. For caches and laptops.
+    ///
+    /// That is what tasks wait in. What only a log can keep (delayed tasks, schedules, the quarantine, the history) is on three
+    /// nodes, or as many as there are.
+    ///
+    /// RabbitMQ 3.x, not 4.x, can mirror classic queues to other nodes if a policy says so: see
+    #[cfg_attr(
+        feature = "management",
+        doc = "[`Management::mirror_classic_queues`](crate::management::Management::mirror_classic_queues)."
+    )]
+    #[cfg_attr(
+        not(feature = "management"),
+        doc = "`Management::mirror_classic_queues` of the feature `management`."
+    )]
     Classic,
 }
 
 impl Default for Replication {
     fn default() -> Self {
-        Self::Quorum { group_size: 3 }
+        Self::Quorum { group_size: USUAL_GROUP_SIZE }
     }
 }
+
+/// The smallest that survives the loss of a node.
+const USUAL_GROUP_SIZE: u8 = 3;
+
+/// Of streams: on all nodes that there are. One can be read only at a node that has a copy, and each process reads all.
+const EVERY_NODE: u8 = u8::MAX;
 
 /// What is the same for all queues of a namespace. Immutable on the broker once declared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,7 +247,7 @@ impl Replication {
     fn group_size(self) -> u8 {
         match self {
             Self::Quorum { group_size } => group_size,
-            Self::Classic => 1,
+            Self::Classic => USUAL_GROUP_SIZE,
         }
     }
 }
@@ -271,9 +296,9 @@ pub(crate) fn of_queue(names: &Names, defaults: QueueDefaults, queue: &QueueName
 pub(crate) fn of_history(names: &Names, defaults: QueueDefaults) -> Topology {
     let Some(HistoryLimits { age, bytes }) = defaults.history else { return Topology::default() };
     let mut topology = of_due(names, defaults);
-    let (events, group_size) = (names.events(), defaults.replication.group_size());
-    let stream =
-        Queue::new(names.history(), QueueKind::Stream { group_size, max_age: age, max_bytes: bytes });
+    let events = names.events();
+    let kind = QueueKind::Stream { group_size: EVERY_NODE, max_age: age, max_bytes: bytes };
+    let stream = Queue::new(names.history(), kind);
     let everything = Names::everything();
     topology.bindings.extend([
         Binding { exchange: events.clone(), key: everything.clone(), to: Target::Queue(stream.name.clone()) },
@@ -400,11 +425,11 @@ pub(crate) fn of_outputs(names: &Names, queue: &Name, key: &Name) -> Topology {
 }
 
 /// A stream that every process reads, and the exchange of the same name that leads to it.
-pub(crate) fn of_log(name: &Name, replication: Replication, age: Duration, bytes: u64) -> Topology {
+pub(crate) fn of_log(name: &Name, age: Duration, bytes: u64) -> Topology {
     let exchange = Exchange { name: name.clone(), kind: ExchangeKind::Fanout, alternate: None };
     let binding = Binding { exchange: name.clone(), key: name.clone(), to: Target::Queue(name.clone()) };
-    let group_size = replication.group_size();
-    let stream = Queue::new(name.clone(), QueueKind::Stream { group_size, max_age: age, max_bytes: bytes });
+    let kind = QueueKind::Stream { group_size: EVERY_NODE, max_age: age, max_bytes: bytes };
+    let stream = Queue::new(name.clone(), kind);
     Topology { exchanges: vec![exchange], queues: vec![stream], bindings: vec![binding] }
 }
 
@@ -493,6 +518,7 @@ mod tests {
         let quorum: Headers = [
             ("x-queue-type", Value::from("quorum")),
             ("x-quorum-initial-group-size", 3.into()),
+            ("x-queue-leader-locator", "balanced".into()),
             ("x-delivery-limit", 100.into()),
             ("x-consumer-disconnected-timeout", 5000.into()),
             ("x-overflow", "reject-publish".into()),
@@ -532,7 +558,9 @@ mod tests {
 
     #[test]
     fn quarantine_counts_also_where_the_lanes_do_not() {
-        for (replication, group_size) in [(Replication::default(), 3), (Replication::Classic, 1)] {
+        for (replication, group_size) in
+            [(Replication::Quorum { group_size: 5 }, 5), (Replication::Classic, 3)]
+        {
             let quarantine = topology(replication).queues.pop().unwrap();
             assert_eq!(quarantine.kind, QueueKind::Quorum { group_size, delivery_limit: 100 });
             assert!(quarantine.dead_letter.is_some());

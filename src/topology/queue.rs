@@ -93,6 +93,11 @@ pub struct DeadLetter {
 /// seconds; older brokers hand over in half a second and ignore the argument.
 const DISCONNECTED_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Where the leader of a new queue goes: to the node that leads the fewest. By default it would be the node of who
+/// declares it first, who declares all: one node would lead everything. Classic queues of 3.10 refuse it.
+const LEADER_LOCATOR: &str = "x-queue-leader-locator";
+const BALANCED: &str = "balanced";
+
 impl Queue {
     /// A queue with no limits.
     pub fn new(name: Name, kind: QueueKind) -> Self {
@@ -122,6 +127,7 @@ impl Queue {
             QueueKind::Quorum { group_size, delivery_limit } => {
                 arguments.insert("x-queue-type", "quorum");
                 arguments.insert("x-quorum-initial-group-size", i64::from(group_size));
+                arguments.insert(LEADER_LOCATOR, BALANCED);
                 arguments.insert("x-delivery-limit", i64::from(delivery_limit));
                 arguments.insert("x-consumer-disconnected-timeout", DISCONNECTED_TIMEOUT);
                 // At-least-once needs reject-publish: with the default overflow the broker silently falls back to
@@ -146,6 +152,7 @@ impl Queue {
                 let segment = (max_bytes / 8).clamp(*SEGMENT.start(), *SEGMENT.end());
                 arguments.insert("x-queue-type", "stream");
                 arguments.insert("x-initial-cluster-size", i64::from(group_size));
+                arguments.insert(LEADER_LOCATOR, BALANCED);
                 arguments.insert("x-max-age", format!("{}s", max_age.as_secs().max(1)));
                 arguments.insert("x-max-length-bytes", max_bytes);
                 arguments.insert("x-stream-max-segment-size-bytes", segment);
@@ -223,6 +230,7 @@ mod tests {
             let expected: Headers = [
                 ("x-queue-type", Value::from("stream")),
                 ("x-initial-cluster-size", 3.into()),
+                ("x-queue-leader-locator", "balanced".into()),
                 ("x-max-age", "90s".into()),
                 ("x-max-length-bytes", Value::Int(max_bytes.try_into().unwrap())),
                 ("x-stream-max-segment-size-bytes", Value::Int(segment.try_into().unwrap())),

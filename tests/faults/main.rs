@@ -2,6 +2,7 @@
 //! real RabbitMQ, while each of the three and what is between them fails.
 
 #![allow(
+    dead_code,
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stdout,
@@ -10,6 +11,7 @@
     reason = "tests"
 )]
 
+#[path = "../support/account.rs"]
 mod account;
 mod broker_restarts;
 mod connections_close;
@@ -19,14 +21,17 @@ mod history;
 mod link_is_cut;
 mod long;
 mod poison;
+#[path = "../support/process.rs"]
 mod process;
 mod process_ends;
 mod producer_dies;
 mod queue_is_new;
 mod retries;
+#[path = "../support/run.rs"]
 mod run;
 mod schedules;
-mod schedules_cluster;
+#[path = "../support/ticks.rs"]
 mod ticks;
 mod watch;
+#[path = "../support/worker.rs"]
 mod worker;

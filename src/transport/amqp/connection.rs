@@ -43,14 +43,20 @@ pub(super) struct Shared {
     pub(super) settling: TaskTracker,
     last_loss: Lock<Option<String>>,
     pub(super) pulse: Pulse,
-    /// Index into the options' endpoints: where the last connection succeeded, or the one after the last failure.
+    /// The options' endpoints, as indices, in the order in which this process tries them. A random one: so a fleet spreads
+    /// over the nodes, and when one is lost, what was there spreads over the others.
+    order: Vec<usize>,
+    /// Index into that order: where the last connection succeeded, or the one after the last failure.
     endpoint: AtomicUsize,
 }
 
 impl Shared {
     pub(super) fn new(options: Options) -> Self {
+        let mut order: Vec<usize> = (0..options.endpoints.len()).collect();
+        fastrand::shuffle(&mut order);
         Self {
             options,
+            order,
             topology: Lock::default(),
             closing: CancellationToken::new(),
             closed: CancellationToken::new(),
@@ -59,6 +65,12 @@ impl Shared {
             pulse: Pulse::default(),
             endpoint: AtomicUsize::new(0),
         }
+    }
+
+    /// Gives up `session`, and connects to another node, if there is one: this one lacks what is needed.
+    pub(super) fn go_elsewhere(&self, session: &Session) {
+        self.endpoint.fetch_add(1, Ordering::Relaxed);
+        session.health().fail("this node has no copy of a stream: trying another one");
     }
 
     pub(super) fn last_loss(&self) -> Option<String> {
@@ -91,9 +103,8 @@ impl Shared {
     }
 
     async fn connect(&self, role: &str) -> Result<Session> {
-        let endpoints = &self.options.endpoints;
         let index = self.endpoint.load(Ordering::Relaxed);
-        let endpoint = &endpoints[index % endpoints.len()];
+        let endpoint = &self.options.endpoints[self.order[index % self.order.len()]];
         let opened = Session::open(endpoint, &self.options, &self.name(role)).await;
         match &opened {
             Ok(_) => {

@@ -325,23 +325,29 @@ pub(super) async fn first(
     subscribe: &Subscribe,
     terms: impl Fn() -> Terms,
 ) -> Result<Live> {
+    let mut why = String::new();
     let attempts = async {
         loop {
             let session = link.session().await.ok_or(Error::Closed)?;
-            match Live::start(shared, session, subscribe.clone(), terms()).await {
+            match Live::start(shared, session.clone(), subscribe.clone(), terms()).await {
                 Ok(live) => return Ok(live),
                 Err(StartError::Refused(closed)) if !refusal::is_transient(&closed) => {
                     return Err(refusal::consume(subscribe.queue.as_str(), &closed));
                 }
-                Err(StartError::Refused(_) | StartError::Lost(_)) => {
-                    tokio::time::sleep(shared.options.backoff(0, fastrand::f64())).await;
+                Err(StartError::Refused(closed)) => {
+                    if refusal::has_no_copy_here(&closed) {
+                        shared.go_elsewhere(&session);
+                    }
+                    why = closed.text;
                 }
+                Err(StartError::Lost(lost)) => why = lost,
             }
+            tokio::time::sleep(shared.options.backoff(0, fastrand::f64())).await;
         }
     };
     let limit = shared.options.request_timeout;
     timeout(limit, attempts).await.unwrap_or_else(|_| {
-        let action = format!("consume queue '{}'", subscribe.queue);
+        let action = format!("consume queue '{}' ({why})", subscribe.queue);
         Err(Error::Timeout { action, waited: limit })
     })
 }

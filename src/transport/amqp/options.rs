@@ -14,7 +14,7 @@ use crate::transport::amqp::url::Endpoint;
 /// What a connection needs to know. Every wait and every buffer has a limit here.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The brokers of one cluster. The first is tried first, and the next one after each failure.
+    /// The nodes of one cluster. Each process has a random order of them, and tries the next one after each failure.
     pub endpoints: Vec<Endpoint>,
     /// A peer that was silent for twice this long is taken for dead. Defaults to 10 seconds; whole seconds, at least 2
     /// (with 1 the client library sends heartbeats without a pause). The broker may ask for less.

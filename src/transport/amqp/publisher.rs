@@ -29,11 +29,14 @@ use crate::transport::amqp::stall::Stall;
 const MOST_REFUSALS: u32 = 3;
 
 /// How often a queue may reject a publish before it is full for good. A quorum queue that another process declares just
-/// now, or that elects its leader, says the same; it works after some milliseconds, or after a second.
-const MOST_REJECTIONS: u32 = 8;
+/// now, or that elects a leader because the node of the last one died, says the same; it works after some milliseconds, or
+/// after seconds on a busy machine. 7.7 seconds in all.
+const MOST_REJECTIONS: u32 = 18;
 
-/// The pause after the first rejection; it doubles. 1.3 seconds in all.
+/// The pause after the first rejection; it doubles.
 const REJECTED: Duration = Duration::from_millis(10);
+/// The longest pause after a rejection.
+const LONGEST_REJECTED: Duration = Duration::from_millis(640);
 
 /// How long to wait for the client's queue when the socket is stuck. The loss of the connection follows soon.
 const STUCK: Duration = Duration::from_millis(20);
@@ -164,7 +167,8 @@ impl Publisher {
                     }
                     *so_far = SoFar { is_sent: false, is_rejected: true, ..*so_far };
                     drop(permit);
-                    pause(REJECTED * 2_u32.pow(rejections - 1), deadline).await?;
+                    let doubled = REJECTED.saturating_mul(2_u32.saturating_pow(rejections - 1));
+                    pause(doubled.min(LONGEST_REJECTED), deadline).await?;
                     permit = self.permit(deadline).await?;
                 }
                 Outcome::Returned => return Err(Ended::For(PublishError::Unroutable)),

@@ -112,6 +112,11 @@ pub(super) fn consume(queue: &str, closed: &Closed) -> Error {
     }
 }
 
+/// Whether the stream that was to be consumed has no copy on this node, and may have one on another.
+pub(super) fn has_no_copy_here(closed: &Closed) -> bool {
+    closed.code == 406 && closed.text.contains("replica on the local node")
+}
+
 /// Whether a channel may have been closed because of a publish to `exchange` with a body of `size` bytes. Others on the
 /// channel are closed with it; most texts tell whose fault it was.
 pub(super) fn blames(closed: &Closed, exchange: &str, size: usize) -> bool {

@@ -31,6 +31,7 @@ use crate::transport::amqp::live::Terms;
 use crate::transport::amqp::live::first;
 use crate::transport::amqp::position::Position;
 use crate::transport::amqp::position::Reading;
+use crate::transport::amqp::refusal;
 use crate::transport::amqp::session::Session;
 
 /// After so many channels that died young in a row, deliveries come one at a time: if one of them kills the connection,
@@ -299,10 +300,15 @@ impl Source {
             let why = match declared {
                 Ok(()) => {
                     let terms = Terms { offset, probation, publishes: false };
-                    match Live::start(&self.shared, session, subscribe.clone(), terms).await {
+                    match Live::start(&self.shared, session.clone(), subscribe.clone(), terms).await {
                         Ok(live) => return Some(live),
                         Err(StartError::Lost(why)) => why,
-                        Err(StartError::Refused(closed)) => closed.text,
+                        Err(StartError::Refused(closed)) => {
+                            if refusal::has_no_copy_here(&closed) {
+                                self.shared.go_elsewhere(&session);
+                            }
+                            closed.text
+                        }
                     }
                 }
                 Err(error) => format!("{error:?}"),

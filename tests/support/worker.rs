@@ -27,9 +27,13 @@ use crate::account::Attempt;
 use crate::ticks::Plan;
 use crate::ticks::Ran;
 
-/// `producer`, `consumer`, `retrier` (a consumer of [`Flaky`] tasks), `fated` (one of [`Fated`] ones), `waiter` (one of [`Later`] ones), `victim`,
-/// `classic victim`, `dozer` (a consumer whose tasks take for ever), `scheduler` or `ticker` (a consumer of [`Tock`] tasks).
+/// `producer`, `steady` (a producer that takes its time, until it is told to end), `consumer`, `retrier` (a consumer of
+/// [`Flaky`] tasks), `fated` (one of [`Fated`] ones), `waiter` (one of [`Later`] ones), `victim`, `dozer` (a consumer whose
+/// tasks take for ever), `scheduler` or `ticker` (a consumer of [`Tock`] tasks). With [`CLASSIC`] before it, its queues are
+/// classic ones.
 pub const ROLE: &str = "TASKHARE_FAULTS_ROLE";
+/// Before a role.
+const CLASSIC: &str = "classic ";
 /// The broker.
 pub const URL: &str = "TASKHARE_FAULTS_URL";
 /// How many tasks the producer has on their way at a time, or the consumer runs at a time.
@@ -63,6 +67,9 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 
 /// What a task takes, at both ends.
 const WORK: Duration = Duration::from_millis(1);
+
+/// Of a producer that takes its time.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// What the tasks of a victim take, the poison among them.
 const SOME_TIME: Duration = Duration::from_millis(30);
@@ -129,16 +136,21 @@ async fn process() {
     // Ends the line that libtest has begun.
     say("");
     let mut broker = Broker::builder().url(&url);
-    if role == "classic victim" {
-        broker = broker.replication(Replication::Classic);
-    }
+    let role = match role.strip_prefix(CLASSIC) {
+        Some(role) => {
+            broker = broker.replication(Replication::Classic);
+            role
+        }
+        None => role.as_str(),
+    };
     if role == "scheduler" {
         broker = broker.heartbeat(HEARTBEAT).app_name(&scheduler_name(std::process::id()));
     }
     let broker = broker.connect().await.unwrap();
     let at_a_time = std::env::var(AT_A_TIME).unwrap().parse().unwrap();
-    match role.as_str() {
+    match role {
         "producer" => produce(&broker, at_a_time).await,
+        "steady" => produce_steadily(&broker, at_a_time).await,
         "retrier" => retry(&broker, at_a_time).await,
         "fated" => meet_fate(&broker, at_a_time).await,
         "digger" => dig(&broker, at_a_time).await,
@@ -146,7 +158,7 @@ async fn process() {
         "waiter" => wait(&broker, at_a_time).await,
         "scheduler" => schedule(&broker, &Plan::parse(&std::env::var(PLAN).unwrap())).await,
         "ticker" => tick(&broker, at_a_time).await,
-        "victim" | "classic victim" => fall_victim(&broker, at_a_time).await,
+        "victim" => fall_victim(&broker, at_a_time).await,
         _ => consume(&broker, at_a_time).await,
     }
     broker.close().await;
@@ -173,6 +185,27 @@ async fn produce(broker: &Broker, at_a_time: usize) {
         });
     }
     hands.join_all().await;
+}
+
+/// Enqueues some tasks in each [`PAUSE`] until the parent closes our standard input, and says which are confirmed.
+async fn produce_steadily(broker: &Broker, at_a_time: usize) {
+    let told = parent();
+    let producer = Producer::builder(broker).timeout(ENQUEUE_TIMEOUT).build().await.unwrap();
+    let (mut number, mut under_way) = (0, JoinSet::new());
+    while !told.is_cancelled() && number < TASKS {
+        while under_way.try_join_next().is_some() {}
+        for _ in 0..at_a_time {
+            let (producer, task) = (producer.clone(), Count { number });
+            number += 1;
+            under_way.spawn(async move {
+                let number = task.number;
+                producer.enqueue(task).await.unwrap();
+                say(&format!("confirmed {number}"));
+            });
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    under_way.join_all().await;
 }
 
 /// Says which tasks are done.

@@ -1,8 +1,11 @@
-//! [`Run`]: one broker, its processes, and what becomes of all tasks.
+//! [`Run`]: one broker, its processes, and what becomes of all tasks. Included by `#[path]`.
 
 use std::time::Duration;
 
+use taskhare::Replication;
+use taskhare::testing::Management;
 use taskhare::testing::TestBroker;
+use taskhare::testing::TestCluster;
 use taskhare::testing::vhost_of;
 use tokio::sync::Mutex;
 use tokio::sync::MutexGuard;
@@ -44,33 +47,76 @@ impl Pace {
     }
 }
 
+/// What a run needs of its broker: one node, or several.
+pub trait Place {
+    fn management(&self) -> &Management;
+    /// The name and the URLs of a virtual host of one's own.
+    async fn fresh_vhost(&self) -> (String, String);
+}
+
+impl Place for TestBroker {
+    fn management(&self) -> &Management {
+        self.management()
+    }
+
+    async fn fresh_vhost(&self) -> (String, String) {
+        let url = self.fresh_vhost().await.unwrap();
+        (vhost_of(&url).unwrap(), url)
+    }
+}
+
+impl Place for TestCluster {
+    fn management(&self) -> &Management {
+        self.management()
+    }
+
+    async fn fresh_vhost(&self) -> (String, String) {
+        let vhost = self.fresh_vhost().await.unwrap();
+        let urls = self.urls(&vhost);
+        (vhost, urls)
+    }
+}
+
 /// A fault test in its course.
-pub struct Run<'a> {
-    pub broker: &'a TestBroker,
+pub struct Run<'a, P = TestBroker> {
+    pub broker: &'a P,
     pub vhost: String,
     /// What the processes connect to.
     pub url: String,
+    /// What the queues of a steady producer and of a consumer are.
+    pub replication: Replication,
     pace: Pace,
     account: watch::Sender<Account>,
     started: Instant,
     _alone: MutexGuard<'static, ()>,
 }
 
-impl<'a> Run<'a> {
+impl<'a, P: Place> Run<'a, P> {
     /// On a virtual host of its own.
-    pub async fn new(broker: &'a TestBroker, pace: Pace) -> Self {
+    pub async fn new(broker: &'a P, pace: Pace) -> Self {
         let alone = ALONE.lock().await;
-        let url = broker.fresh_vhost().await.unwrap();
+        let (vhost, url) = broker.fresh_vhost().await;
         let (account, started) = (watch::Sender::new(Account::default()), Instant::now());
-        Self { broker, vhost: vhost_of(&url).unwrap(), url, pace, account, started, _alone: alone }
+        let replication = Replication::default();
+        Self { broker, vhost, url, replication, pace, account, started, _alone: alone }
     }
 
     pub fn producer(&self) -> Process {
         Process::start("producer", self.pace.enqueued, &self.url, &self.account)
     }
 
+    /// A producer that goes on until it is told to end: for faults that take long.
+    pub fn steady_producer(&self) -> Process {
+        Process::start(self.role("steady", "classic steady"), self.pace.enqueued, &self.url, &self.account)
+    }
+
     pub fn consumer(&self) -> Process {
-        Process::start("consumer", self.pace.running, &self.url, &self.account)
+        let role = self.role("consumer", "classic consumer");
+        Process::start(role, self.pace.running, &self.url, &self.account)
+    }
+
+    fn role(&self, usual: &'static str, classic: &'static str) -> &'static str {
+        if self.replication == Replication::Classic { classic } else { usual }
     }
 
     /// A consumer of tasks whose numbers say how they end.
@@ -86,6 +132,10 @@ impl<'a> Run<'a> {
     /// Writes down what happens, for whoever reads a failure.
     pub fn note(&self, what: &str) {
         println!("{:6.2} s  {what}: {}", self.started.elapsed().as_secs_f64(), *self.account.borrow());
+    }
+
+    pub fn confirmed(&self) -> usize {
+        self.account.borrow().confirmed()
     }
 
     pub fn done(&self) -> usize {
@@ -123,6 +173,23 @@ impl<'a> Run<'a> {
         self.print_log();
         let lost = self.account.borrow().lost();
         panic!("{why}; confirmed and not done: {:?}", &lost[..lost.len().min(20)]);
+    }
+
+    /// Waits until so many more tasks are confirmed, and so many more done, than now.
+    pub async fn until_more(&self, tasks: usize) {
+        let (confirmed, done) = (self.account.borrow().confirmed(), self.account.borrow().done());
+        let is_so = async |account: &watch::Sender<Account>| {
+            let account = account.borrow();
+            account.confirmed() >= confirmed + tasks && account.done() >= done + tasks
+        };
+        self.until("more tasks are confirmed and done", is_so).await;
+    }
+
+    /// Tells a steady producer to end, and then as [`finish`](Self::finish).
+    pub async fn wind_up(self, producer: Process, consumer: Process) -> Account {
+        producer.shut_down().await;
+        self.note("the producer has ended");
+        self.finish(None, consumer).await
     }
 
     /// To the end: all that was confirmed is done, the broker has nothing left, and what ran has shut down well.
