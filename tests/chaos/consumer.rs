@@ -100,6 +100,7 @@ async fn do_chore(chore: Chore, ctx: TaskContext, scribe: Scribe) -> Result<(), 
             scribe.write(What::Overran { task, copy, attempt });
             std::future::pending::<()>().await;
         }
+        Fate::Overruns(_) => {}
         _ => tokio::time::sleep(takes).await,
     }
     let end = end_of(fate, attempt);

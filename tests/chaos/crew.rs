@@ -173,7 +173,7 @@ impl Seat {
             "worker::process",
             variables,
             move |line| said.said(&line),
-            move |line| logged.logged(&who, &line),
+            move |_, line| logged.logged(&who, &line),
         );
         let name = self.name_of(&process);
         **place = Some(process);

@@ -35,13 +35,13 @@ pub(crate) struct Child {
 
 impl Child {
     /// Runs the ignored test `test` of this binary with these variables. `said` gets each line of its standard output,
-    /// `logged` of its standard error.
+    /// `logged` of its standard error, with its id.
     pub(crate) fn start(
         role: &str,
         test: &str,
         variables: impl IntoIterator<Item = (&'static str, OsString)>,
         said: impl Fn(String) + Send + 'static,
-        logged: impl Fn(String) + Send + 'static,
+        logged: impl Fn(u32, String) + Send + 'static,
     ) -> Self {
         let mut process = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", test, "--ignored", "--nocapture"])
@@ -54,7 +54,8 @@ impl Child {
             .unwrap();
         let (out, err) = (process.stdout.take().unwrap(), process.stderr.take().unwrap());
         let id = process.id().unwrap_or_default();
-        Self { role: role.to_owned(), id, process, readers: [each_line(out, said), each_line(err, logged)] }
+        let readers = [each_line(out, said), each_line(err, move |line| logged(id, line))];
+        Self { role: role.to_owned(), id, process, readers }
     }
 
     /// What the system calls it.
