@@ -135,9 +135,9 @@ impl Scenario {
         Scope { pace: PACE, news: NEWS, clocks, bounds, ..Scope::default() }
     }
 
-    /// One fault after the other, each at its time: the only one when a third of the load is done, by and large.
+    /// One fault after the other, each at its time: the only one when a quarter to a third of the load is done.
     async fn strike(&self, field: &Field<'_>, course: &Course, random: &mut fastrand::Rng) {
-        let slot = self.time / (self.harms.len() as u32 + 1);
+        let slot = self.time / (self.harms.len() as u32 + 2);
         for (place, harm) in (1..).zip(&self.harms) {
             let at = course.starts + (slot * place).mul_f64(0.7 + 0.3 * random.f64()).max(EARLIEST);
             sleep(at.saturating_sub(now())).await;
