@@ -59,7 +59,7 @@ const TIME: Duration = Duration::from_secs(12);
 const CLUSTER_RATE: u32 = 40;
 const CLUSTER_TIME: Duration = Duration::from_secs(36);
 /// What a fault has for itself where there are several.
-const SLOT: Duration = Duration::from_secs(10);
+const SLOT: Duration = Duration::from_secs(8);
 
 fn seed(default: u64) -> u64 {
     std::env::var(SEED).map_or(default, |seed| seed.parse().expect("a number"))
