@@ -34,6 +34,8 @@ use crate::unique::Unique;
 
 /// How long one try to publish a retry or a dead letter waits.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often to look whether what is to be replaced was taken back, while its successor is not confirmed.
+const LOOK: Duration = Duration::from_millis(50);
 /// How long an output may take; the task is done without it.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long giving back a unique key may take.
@@ -229,12 +231,21 @@ impl Sequel {
     }
 
     /// Publishes what follows a message, and acknowledges it once that is confirmed: a crash in between repeats the
-    /// task and never loses it. While the broker cannot take it the message stays ours, unsettled. Whether it was
+    /// task and never loses it. While the broker cannot take it the message stays ours, unsettled. If that is lost
+    /// meanwhile, the task comes again, and what follows it would come twice: so it is not published. Whether it was
     /// confirmed.
     pub(super) async fn replace(&self, delivery: Delivery, next: &Publish) -> bool {
         let mut pause = Duration::from_millis(100);
         loop {
-            match self.broker.transport().publish(next, PUBLISH_TIMEOUT).await {
+            let outcome = tokio::select! {
+                biased;
+                () = lost(&delivery) => {
+                    tracing::debug!(queue = %self.queue, "a task that was taken back has no next message");
+                    return false;
+                }
+                outcome = self.broker.transport().publish(next, PUBLISH_TIMEOUT) => outcome,
+            };
+            match outcome {
                 Ok(()) => {
                     delivery.ack();
                     return true;
@@ -283,5 +294,12 @@ impl Sequel {
         if let Err(error) = self.broker.transport().publish(&publish, REPLY_TIMEOUT).await {
             tracing::warn!(task.id = %envelope.id, task.name = %envelope.name, %error, "output not delivered");
         }
+    }
+}
+
+/// Returns once the broker has taken it back.
+async fn lost(delivery: &Delivery) {
+    while !delivery.is_lost() {
+        tokio::time::sleep(LOOK).await;
     }
 }

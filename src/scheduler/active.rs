@@ -32,6 +32,8 @@ use crate::transport::PublishError;
 
 /// A process that has not been awake for so long, and naps at most [`NAP`], was stopped by somebody.
 const FROZEN: Duration = Duration::from_secs(3);
+/// Queues that are well have confirmed a tick within this time.
+const HEALTHY: Duration = Duration::from_secs(1);
 /// How long before a tick is due the lease is renewed for it, if it would have ended.
 const AHEAD: Duration = Duration::from_millis(250);
 /// How often to look whether the clock was set, at least.
@@ -144,15 +146,18 @@ impl<'a> Active<'a> {
     ///
     /// A broker that is there has put a tick into both of its queues, or into none. One that dies in between may have put
     /// it into one: into the lane alone, and it is fired again as it is due; or into the ledger alone, and it is not, so
-    /// these are to be looked after. But if the broker has said goodbye, and is not about to end, it has not died, and if this
-    /// process was frozen it is not the broker that was gone.
+    /// these are to be looked after. But if the broker has closed the connection and lives on, it has done so with all
+    /// ticks but those of a queue without a majority, for which it kept them until then; and if this process was frozen it
+    /// is not the broker that was gone.
     pub(super) fn doubts(&mut self) -> Vec<What> {
         let was_frozen = self.thawed.is_some_and(|thawed| thawed.elapsed() < 10 * FROZEN);
-        if self.ledger.is_orderly() || was_frozen {
+        if was_frozen {
             return Vec::new();
         }
-        let tenure = self.tenure;
-        self.schedules.values_mut().filter_map(|held| held.pending()?.doubt(tenure)).collect()
+        let (tenure, patience) =
+            (self.tenure, if self.ledger.is_orderly() { HEALTHY } else { Duration::ZERO });
+        let pending = self.schedules.values_mut().filter_map(Held::pending);
+        pending.filter(|it| it.sent.elapsed() >= patience).filter_map(|it| it.doubt(tenure)).collect()
     }
 
     /// Waits, for a while, for what is on its way, and hands over.

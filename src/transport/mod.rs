@@ -262,9 +262,10 @@ impl dyn Subscription {
 /// A consumer of one queue that publishes over the same channel (C17). When that is lost, so is it:
 /// [`poll_next`](Subscription::poll_next) ends.
 pub trait Tenure: Subscription + Sync {
-    /// Whether the broker has dealt with all that was sent over it, as far as one can tell: it is not lost, or the broker
-    /// has ended it in so many words and goes on. Otherwise the broker may have died, and a message without a confirm may be in some
-    /// of the queues that it was routed to and not in others.
+    /// Whether the broker has dealt with all that was sent over it, as far as one can tell: it is not lost, or a broker that
+    /// lives on has ended it in so many words. Otherwise the broker may have died, and a message without a confirm may be
+    /// in some of the queues that it was routed to and not in others. So may one, whatever this says, of which a queue has
+    /// no majority.
     fn is_orderly(&self) -> bool;
 
     /// Sends at the call, after everything that was sent before over it; the future tells what became of it, `timeout`

@@ -251,3 +251,39 @@ async fn a_queue_deleted_under_a_producer_is_declared_again() {
     assert!(matches!(error, TaskhareError::Unroutable { .. }), "{error}");
     assert_eq!(broker.waiting("mail").await.unwrap(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_was_taken_back_from_its_consumer_is_followed_once() {
+    let (broker, url) = broker().await;
+    let (starts, go) = (Arc::new(std::sync::Mutex::new(Vec::new())), Arc::new(tokio::sync::Notify::new()));
+    let (told, gate) = (starts.clone(), go.clone());
+    let consumer = Consumer::builder(&broker)
+        .handler_fn(move |_: Double, ctx| {
+            let (told, gate) = (told.clone(), gate.clone());
+            async move {
+                told.lock().unwrap().push(ctx.attempt());
+                if ctx.attempt() == 1 {
+                    gate.notified().await;
+                }
+                Err(TaskError::retry("as told"))
+            }
+        })
+        .retry(RetryPolicy::fixed(Duration::from_millis(50)).max_attempts(2));
+    let consumer = consumer.start().await.unwrap();
+    let producer = Producer::builder(&broker).build().await.unwrap();
+    producer.enqueue(Double(0)).await.unwrap();
+    let started = |times: &[u32]| *starts.lock().unwrap() == times;
+    eventually("it runs", async || started(&[1])).await;
+    let management = TestBroker::shared().await.unwrap().management();
+    management.close_connections(&vhost_of(&url).unwrap()).await.unwrap();
+    eventually("it runs beside itself", async || started(&[1, 1])).await;
+    // The first one was waiting before the second one, and is woken first.
+    go.notify_one();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(started(&[1, 1]), "what was taken back has a successor");
+    go.notify_one();
+    eventually("it is dead", async || broker.dead("default").await.unwrap() == 1).await;
+    consumer.shutdown().await;
+    assert!(started(&[1, 1, 2]), "{starts:?}");
+    broker.close().await;
+}

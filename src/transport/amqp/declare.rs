@@ -265,7 +265,7 @@ impl Closing {
     }
 
     /// Whether the broker has dealt with all that was sent: it is there still, or said that it closes the channel or the
-    /// connection.
+    /// connection, and lives on.
     pub(super) fn is_orderly(&self) -> bool {
         !self.health.is_lost() || self.health.is_dismissed() || self.reason().is_some()
     }

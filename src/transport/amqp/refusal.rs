@@ -112,9 +112,16 @@ pub(super) fn consume(queue: &str, closed: &Closed) -> Error {
     }
 }
 
+<<<<<<< HEAD
 /// Whether the stream that was to be consumed has no copy on this node, and may have one on another.
 pub(super) fn has_no_copy_here(closed: &Closed) -> bool {
     closed.code == 406 && closed.text.contains("replica on the local node")
+=======
+/// Whether the broker closes a connection because it ends itself, or pauses because it is in a minority. An operator who
+/// has it closed gives another reason.
+pub(super) fn is_end_of_broker(code: u16, text: &str) -> bool {
+    code == 320 && text.contains("broker forced connection closure")
+>>>>>>> main
 }
 
 /// Whether a channel may have been closed because of a publish to `exchange` with a body of `size` bytes. Others on the
@@ -136,6 +143,17 @@ mod tests {
 
     fn closed(code: u16, text: &str) -> Closed {
         Closed { code, text: text.to_owned() }
+    }
+
+    #[test]
+    fn a_broker_that_ends_is_told_from_one_that_only_closes_the_connection() {
+        for (code, text, expected) in [
+            (320, "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'", true),
+            (320, "CONNECTION_FORCED - Closed via management plugin", false),
+            (541, "INTERNAL_ERROR", false),
+        ] {
+            assert_eq!(is_end_of_broker(code, text), expected, "{text}");
+        }
     }
 
     // Verbatim from RabbitMQ 3.10.8 and 4.3.6, which say the same unless noted.

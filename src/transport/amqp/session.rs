@@ -47,7 +47,7 @@ const MOST_CHANNELS_LOST: u32 = 500;
 pub(super) struct Health {
     lost: CancellationToken,
     why: Lock<Option<String>>,
-    /// The broker said that it closes it, and goes on.
+    /// The broker said that it closes it, and lives on.
     is_dismissed: AtomicBool,
     channels_lost: AtomicU32,
 }
@@ -79,7 +79,7 @@ impl Health {
         self.why.lock().clone().unwrap_or_else(|| "still connected".to_owned())
     }
 
-    /// Whether the broker said that it closes it, and goes on: then it has dealt with all that was sent before.
+    /// Whether the broker said that it closes it, and lives on: then it has dealt with all that was sent before.
     pub(super) fn is_dismissed(&self) -> bool {
         self.is_dismissed.load(Ordering::Acquire)
     }
@@ -272,20 +272,14 @@ fn is_supported(product: &str, version: &str) -> bool {
     product == "RabbitMQ" && (major, minor) >= (3, 10)
 }
 
-/// Whether a broker that closes a connection for this reason has dealt with all that was sent over it. A node that shuts
-/// down has not, nor has one that pauses because it lost its majority and says the same: what it had passed on to queues
-/// that other nodes led may be in one of them and not in the other.
-fn has_dealt_with_all(reason: &str) -> bool {
-    !reason.contains("reason 'shutdown'")
-}
-
 /// Awaits nothing: it runs in the task that reads the socket.
 struct OnConnection(Arc<Health>);
 
 #[async_trait]
 impl ConnectionCallback for OnConnection {
     async fn close(&mut self, _: &Connection, close: Close) -> Result<(), ClientError> {
-        self.0.is_dismissed.store(has_dealt_with_all(close.reply_text()), Ordering::Release);
+        let ends_itself = refusal::is_end_of_broker(close.reply_code(), close.reply_text());
+        self.0.is_dismissed.store(!ends_itself, Ordering::Release);
         self.0.note(format!("{} {}", close.reply_code(), close.reply_text()));
         Ok(())
     }
@@ -322,18 +316,6 @@ mod tests {
         ];
         for (product, version, expected) in table {
             assert_eq!(is_supported(product, version), expected, "{product} {version}");
-        }
-    }
-
-    #[test]
-    fn a_broker_that_shuts_down_leaves_things_undone() {
-        let table = [
-            ("CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'", false),
-            ("CONNECTION_FORCED - Closed via management plugin", true),
-            ("CONNECTION_FORCED - closed for the shutdown of a host", true),
-        ];
-        for (reason, expected) in table {
-            assert_eq!(has_dealt_with_all(reason), expected, "{reason}");
         }
     }
 
