@@ -166,7 +166,7 @@ pub enum Error {
         queue: String,
     },
 
-    /// The queue is full, or the broker refused the task.
+    /// The queue is full, or lost the majority of its nodes: RabbitMQ says the same of both. The task is not there.
     #[error("task {id} was not enqueued: queue {queue:?} refused it: {reason}")]
     Rejected {
         /// The task.

@@ -20,6 +20,9 @@ use crate::transport::PublishError;
 /// More routing keys, beside the message's own: to RabbitMQ a header.
 const COPY_TO: &str = "CC";
 
+/// Why a queue refuses. RabbitMQ says the same of both.
+const FULL: &str = "it is full, or has lost the majority of its nodes";
+
 /// Where a task belongs that is held elsewhere for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Home {
@@ -130,7 +133,7 @@ pub(crate) fn refused(error: PublishError, id: TaskId, queue: &QueueName) -> Err
     let (id, queue) = (id.to_string(), queue.to_string());
     match error {
         PublishError::Unroutable => Error::Unroutable { id, queue },
-        PublishError::Rejected => Error::Rejected { id, queue, reason: "it is full".to_owned() },
+        PublishError::Rejected => Error::Rejected { id, queue, reason: FULL.to_owned() },
         PublishError::Refused(reason) => Error::Rejected { id, queue, reason },
         PublishError::Unconfirmed { waited, last_loss } => {
             Error::Unconfirmed { id, queue, waited, last_loss }

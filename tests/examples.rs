@@ -55,3 +55,9 @@ async fn of_three_schedulers_one_is_killed_after_the_other() -> Result<()> {
     assert!(said.contains("30 ticks, each once"), "{said}");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_cluster_loses_a_node_and_no_task() {
+    let said = example("cluster", &[], "").await;
+    assert!(said.contains("no task lost"), "{said}");
+}

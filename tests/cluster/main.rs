@@ -20,6 +20,7 @@ mod cluster;
 mod hosts;
 mod mirrors;
 mod nodes;
+mod outputs;
 mod partition;
 mod placement;
 #[path = "../support/process.rs"]

@@ -34,7 +34,7 @@ async fn what_was_done_cancelled_and_claimed_is_known_whichever_node_is_lost() {
         state.is_some_and(|state| matches!(state.standing, Standing::Done(Outcome::Succeeded)))
     };
     eventually("it is done", async || is_done(&broker).await).await;
-    producer.enqueue(Count { number: 1 }).unique("key").unique_for(LATER).delay(LATER).await.unwrap();
+    producer.enqueue(Count { number: 1 }).unique("key").unique_for(2 * LATER).delay(LATER).await.unwrap();
     consumer.shutdown().await;
     for node in 0..cluster.size() {
         let queue = format!("q{node}");

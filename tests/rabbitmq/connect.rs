@@ -54,6 +54,48 @@ async fn of_several_hosts_one_that_answers_is_enough() {
     amqp.declare(&queue("q", QUORUM)).await.unwrap();
 }
 
+/// One that accepts connections and never answers: a frozen node looks like that.
+#[tokio::test]
+async fn of_several_hosts_one_that_hangs_is_passed_over() {
+    let url = TestBroker::shared().await.unwrap().fresh_vhost().await.unwrap();
+    let hangs = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let urls = format!("amqp://{}?connection_timeout=200,{url}", hangs.local_addr().unwrap());
+    // The order is random: that none of them meets the other one first is one in 256.
+    for _ in 0..8 {
+        Amqp::connect(options(&urls)).await.unwrap();
+    }
+}
+
+/// Three copies, and a list of nodes of which one is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_set_for_a_cluster_works_on_a_single_node() {
+    let lab = Lab::new().await;
+    let urls = format!("amqp://127.0.0.1:1,{},amqp://127.0.0.1:2", lab.url);
+    let broker = taskhare::Broker::builder().url(&urls);
+    let broker = broker.replication(taskhare::Replication::Quorum { group_size: 3 }).connect().await.unwrap();
+    let echo = |task: Echo, _| async move { Ok(task.0) };
+    let consumer = taskhare::Consumer::builder(&broker).handler_fn(echo).start().await.unwrap();
+    let producer = taskhare::Producer::builder(&broker).build().await.unwrap();
+    assert_eq!(producer.enqueue(Echo(7)).await.unwrap().output().await.unwrap(), 7);
+    consumer.shutdown().await;
+    let management = TestBroker::shared().await.unwrap().management();
+    let path = format!("/queues/{}/taskhare.default.normal", lab.vhost.replace('/', "%2F"));
+    eventually("it has one copy", async || {
+        let queue = management.get(&path).await.unwrap();
+        queue["members"].as_array().is_some_and(|members| members.len() == 1)
+    })
+    .await;
+    broker.close().await;
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Echo(u32);
+
+impl taskhare::Task for Echo {
+    const NAME: &'static str = "echo";
+    type Output = u32;
+}
+
 #[tokio::test]
 async fn a_peer_that_says_nothing_is_given_up() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
