@@ -112,16 +112,15 @@ pub(super) fn consume(queue: &str, closed: &Closed) -> Error {
     }
 }
 
-<<<<<<< HEAD
 /// Whether the stream that was to be consumed has no copy on this node, and may have one on another.
 pub(super) fn has_no_copy_here(closed: &Closed) -> bool {
     closed.code == 406 && closed.text.contains("replica on the local node")
-=======
+}
+
 /// Whether the broker closes a connection because it ends itself, or pauses because it is in a minority. An operator who
 /// has it closed gives another reason.
 pub(super) fn is_end_of_broker(code: u16, text: &str) -> bool {
     code == 320 && text.contains("broker forced connection closure")
->>>>>>> main
 }
 
 /// Whether a channel may have been closed because of a publish to `exchange` with a body of `size` bytes. Others on the
