@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -46,7 +48,9 @@ impl Recorder {
     pub fn new(name: &str, seed: u64) -> Self {
         let dir = std::env::var_os(DIR).map_or_else(std::env::temp_dir, PathBuf::from);
         std::fs::create_dir_all(&dir).unwrap();
-        let name = format!("taskhare-chaos-{}-{seed}-{}", name.replace(' ', "-"), std::process::id());
+        static RUNS: AtomicU32 = AtomicU32::new(1);
+        let (name, run) = (name.replace(' ', "-"), RUNS.fetch_add(1, Ordering::Relaxed));
+        let name = format!("taskhare-chaos-{name}-{seed}-{}.{run}", std::process::id());
         let [history, log] = ["jsonl", "log"].map(|end| dir.join(format!("{name}.{end}")));
         let open = |path: &Path| BufWriter::new(File::create(path).unwrap());
         let taken =

@@ -7,6 +7,7 @@ use std::time::UNIX_EPOCH;
 
 use taskhare::Broker;
 use taskhare::DeadLetter;
+use taskhare::DeadLetters;
 use taskhare::Event;
 use tokio::time::Instant;
 use tokio::time::sleep;
@@ -43,33 +44,35 @@ pub struct Sweep<'a> {
 impl Sweep<'_> {
     /// Waits until there is nothing to do any more; or for long enough, and then what is left is told.
     pub async fn drain(&self) {
-        let (started, mut quiet) = (Instant::now(), 0);
+        let (started, mut quiet, mut before) = (Instant::now(), 0, None);
         while quiet < IN_A_ROW && started.elapsed() < DRAIN {
             sleep(LOOK).await;
-            quiet = if self.is_drained().await { quiet + 1 } else { 0 };
+            let letters = self.letters_if_drained().await;
+            quiet = if letters.is_some() && letters == before { quiet + 1 } else { 0 };
+            before = letters;
         }
     }
 
-    async fn is_drained(&self) -> bool {
-        let Ok(queues) = self.ground.management().queues(self.vhost).await else { return false };
-        !queues.is_empty()
-            && queues.iter().filter(|queue| queue.kind != "stream" && !is_end(&queue.name)).all(|queue| {
-                // What has just been taken from one queue may be on its way to the next.
-                queue.totals.messages == nominal(&queue.name)
-            })
+    /// How many letters there are, if the queues of tasks hold what they ought to.
+    async fn letters_if_drained(&self) -> Option<u64> {
+        let queues = self.ground.management().queues(self.vhost).await.ok()?;
+        let (ends, others): (Vec<_>, Vec<_>) =
+            queues.iter().filter(|queue| queue.kind != "stream").partition(|queue| is_end(&queue.name));
+        let is_drained = others.iter().all(|queue| queue.totals.messages == nominal(&queue.name));
+        (is_drained && !others.is_empty()).then(|| ends.iter().map(|queue| queue.totals.messages).sum())
     }
 
     /// Writes all of it down.
     pub async fn sweep(&self, broker: &Broker) {
         let mut letters = HashMap::new();
         for queue in QUEUES {
-            let found = broker.dead_letters(queue).unwrap().list(usize::MAX).await.unwrap();
-            letters.insert(format!("taskhare.{queue}.dead"), found.len() as u64);
-            found.iter().for_each(|letter| self.dead(letter));
+            let (name, dead) = (format!("taskhare.{queue}.dead"), broker.dead_letters(queue).unwrap());
+            let count = self.list(&name, &dead).await;
+            letters.insert(name, count);
         }
-        let found = broker.undeliverable().list(usize::MAX).await.unwrap();
-        letters.insert("taskhare.undeliverable".to_owned(), found.len() as u64);
-        found.iter().for_each(|letter| self.dead(letter));
+        let name = "taskhare.undeliverable".to_owned();
+        let count = self.list(&name, &broker.undeliverable()).await;
+        letters.insert(name, count);
         self.read_events(broker).await;
         for queue in self.ground.management().queues(self.vhost).await.unwrap() {
             if queue.kind != "stream" {
@@ -77,6 +80,22 @@ impl Sweep<'_> {
                 let messages = queue.totals.messages;
                 self.recorder.note(What::Left { queue: queue.name, messages, nominal });
             }
+        }
+    }
+
+    /// The letters of one queue: all of them, though a node that has just become the leader may know of fewer at first.
+    async fn list(&self, name: &str, dead: &DeadLetters) -> u64 {
+        let started = Instant::now();
+        loop {
+            let found = dead.list(usize::MAX).await.unwrap();
+            let queues = self.ground.management().queues(self.vhost).await.unwrap();
+            let there = queues.iter().find(|it| it.name == name).map_or(0, |it| it.totals.messages);
+            if found.len() as u64 == there || started.elapsed() > SETTLE {
+                found.iter().for_each(|letter| self.dead(letter));
+                return found.len() as u64;
+            }
+            println!("{name} holds {there} messages, and {} were listed", found.len());
+            sleep(LOOK).await;
         }
     }
 

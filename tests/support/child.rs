@@ -118,15 +118,6 @@ impl Child {
         self.process.try_wait().unwrap()
     }
 
-    /// Whether it has ended, and then it must have ended well.
-    pub(crate) fn has_ended(&mut self) -> bool {
-        let end = self.end();
-        if let Some(status) = end {
-            assert!(status.success(), "the {} ended with {status}", self.role);
-        }
-        end.is_some()
-    }
-
     async fn read(self) {
         for reader in self.readers {
             reader.await.unwrap();

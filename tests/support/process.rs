@@ -74,6 +74,8 @@ impl Process {
 
     /// Whether it has ended, and then it must have ended well.
     pub fn has_ended(&mut self) -> bool {
-        self.0.has_ended()
+        let end = self.0.end();
+        assert!(end.is_none_or(|status| status.success()), "a process ended with {end:?}");
+        end.is_some()
     }
 }
