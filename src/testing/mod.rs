@@ -31,12 +31,15 @@
 //! # Faults
 //!
 //! [`TestBroker::start`] gives a test a broker of its own to [kill](TestBroker::kill), [freeze](TestBroker::freeze) and
-//! [alarm](TestBroker::set_memory_alarm), and [`TestCluster`] three nodes to take apart. [`Proxy`] is a network that [fails](Fault) between a client and any broker.
-//! [`Management`] does what an operator can do, such as [closing connections](Management::close_connections).
+//! [alarm](TestBroker::set_memory_alarm), and [`TestCluster`] three nodes to take apart. [`Proxy`] is a network that
+//! [fails](Fault) between a client and any broker. [`Management`] does what an operator can do, such as
+//! [closing connections](Management::close_connections). A [`WallClock`] jumps under the processes that a test starts.
 
 mod address;
 mod broker;
+mod clock;
 mod cluster;
+mod confirms;
 #[cfg(feature = "testcontainers")]
 mod container;
 mod error;
@@ -48,6 +51,7 @@ mod proxy;
 
 pub use address::vhost_of;
 pub use broker::TestBroker;
+pub use clock::WallClock;
 pub use cluster::TestCluster;
 pub use error::Error;
 pub use error::Result;

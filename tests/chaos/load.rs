@@ -17,6 +17,8 @@ pub const ATTEMPTS: u32 = 4;
 /// Tasks from this number on are done before there is any load, and no part of it: so that what is made when it is first
 /// needed is there.
 pub const WARM_UP: u32 = u32::MAX - 10_000;
+/// What is put into the queues and is no task has a number from this one on.
+pub const STRAYS: u32 = 1_000_000;
 /// What those tasks take that are no ordinary ones.
 const LONG: Duration = Duration::from_secs(2);
 /// How often a task that kills its process is started: the library's default.

@@ -14,6 +14,8 @@
 
 #[path = "../support/account.rs"]
 mod account;
+#[path = "../support/child.rs"]
+mod child;
 mod cluster;
 mod hosts;
 mod mirrors;

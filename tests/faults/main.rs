@@ -14,6 +14,8 @@
 #[path = "../support/account.rs"]
 mod account;
 mod broker_restarts;
+#[path = "../support/child.rs"]
+mod child;
 mod connections_close;
 mod consumer_dies;
 mod delays;

@@ -1,6 +1,5 @@
 //! What runs in the other processes: this very binary again, with what to be in its environment.
 
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
@@ -20,10 +19,11 @@ use taskhare::Task;
 use taskhare::TaskContext;
 use taskhare::TaskError;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::account::Attempt;
+use crate::child::parent;
+use crate::child::say;
 use crate::ticks::Plan;
 use crate::ticks::Ran;
 
@@ -53,9 +53,6 @@ pub const PREFETCH: u16 = 128;
 
 /// Longer than any fault.
 const ENQUEUE_TIMEOUT: Duration = Duration::from_secs(120);
-/// Whoever takes longer to shut down than this hangs.
-const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
-
 /// How often a dozing consumer says that it is alive.
 pub const BEAT: Duration = Duration::from_secs(2);
 
@@ -166,7 +163,7 @@ async fn process() {
 
 /// Enqueues all tasks, and says which are confirmed.
 async fn produce(broker: &Broker, at_a_time: usize) {
-    let _ = parent();
+    let _ = parent(|_| ());
     let producer = Producer::builder(broker).timeout(ENQUEUE_TIMEOUT).build().await.unwrap();
     let next = Arc::new(AtomicU32::new(0));
     let mut hands = JoinSet::new();
@@ -189,7 +186,7 @@ async fn produce(broker: &Broker, at_a_time: usize) {
 
 /// Enqueues some tasks in each [`PAUSE`] until the parent closes our standard input, and says which are confirmed.
 async fn produce_steadily(broker: &Broker, at_a_time: usize) {
-    let told = parent();
+    let told = parent(|_| ());
     let producer = Producer::builder(broker).timeout(ENQUEUE_TIMEOUT).build().await.unwrap();
     let (mut number, mut under_way) = (0, JoinSet::new());
     while !told.is_cancelled() && number < TASKS {
@@ -272,7 +269,7 @@ async fn schedule(broker: &Broker, plan: &Plan) {
         builder = builder.schedule(schedule);
     }
     let scheduler = builder.start().await.unwrap();
-    let (parent, mut was_active) = (parent(), false);
+    let (parent, mut was_active) = (parent(|_| ()), false);
     while !parent.is_cancelled() {
         let is_active = scheduler.is_active();
         if is_active != was_active {
@@ -355,7 +352,7 @@ async fn fall_victim(broker: &Broker, at_a_time: usize) {
 /// Runs tasks until the parent closes our standard input.
 async fn run(builder: ConsumerBuilder, at_a_time: usize) {
     let consumer = builder.concurrency(at_a_time).start().await.unwrap();
-    consumer.run_until(parent().cancelled()).await;
+    consumer.run_until(parent(|_| ()).cancelled()).await;
 }
 
 /// Says that an attempt starts, and when.
@@ -363,23 +360,4 @@ fn say_attempt(task: u32, ctx: &TaskContext) {
     let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let attempt = Attempt { task, number: ctx.attempt(), at, process: std::process::id() };
     say(&format!("attempt {attempt}"));
-}
-
-/// One write for each line, so that a kill leaves whole lines.
-fn say(line: &str) {
-    std::io::stdout().lock().write_all(format!("{line}\n").as_bytes()).unwrap();
-}
-
-/// Cancelled when the parent has closed our standard input or is gone; and then nothing survives for long.
-fn parent() -> CancellationToken {
-    let gone = CancellationToken::new();
-    let tell = gone.clone();
-    std::thread::spawn(move || {
-        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-        tell.cancel();
-        std::thread::sleep(SHUTDOWN_LIMIT);
-        eprintln!("still not shut down after {SHUTDOWN_LIMIT:?}");
-        std::process::exit(2);
-    });
-    gone
 }
