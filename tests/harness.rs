@@ -179,10 +179,14 @@ async fn a_node_can_be_killed_stopped_frozen_and_alarmed() -> Result<()> {
     broker.thaw().await?;
     client.close().await.unwrap();
 
+    let alarms = async || broker.rabbitmqctl(["-q", "eval", "rabbit_alarm:get_alarms()."]).await;
     for on in [true, false] {
         broker.set_memory_alarm(on).await?;
-        let alarms = broker.rabbitmqctl(["-q", "eval", "rabbit_alarm:get_alarms()."]).await?;
-        assert_eq!(alarms.contains("memory"), on, "{alarms}");
+        assert_eq!(alarms().await?.contains("memory"), on);
+    }
+    for on in [true, false] {
+        broker.set_disk_alarm(on).await?;
+        assert_eq!(alarms().await?.contains("disk"), on);
     }
     assert!(broker.rabbitmqctl(["no_such_command"]).await.is_err());
     Ok(())
@@ -306,6 +310,97 @@ async fn delay_is_at_least_what_was_asked_each_way() -> Result<()> {
     let started = Instant::now();
     client.close().await.unwrap();
     assert!(started.elapsed() >= SILENCE * 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_goes_to_the_broker_is_dropped_and_what_comes_from_it_is_heard() -> Result<()> {
+    let (proxy, url, client) = proxied().await?;
+    proxy.set(Fault::DropToBroker);
+    let closing = tokio::spawn(client.close());
+    tokio::time::sleep(SILENCE).await;
+    assert!(!closing.is_finished());
+    let (management, vhost) = (TestBroker::shared().await?.management(), vhost_of(&url)?);
+    eventually("it is closed by the operator", async || {
+        management.close_connections(&vhost).await.unwrap() == 1
+    })
+    .await;
+    assert!(closing.await.unwrap().unwrap_err().to_string().contains("CONNECTION_FORCED"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_comes_from_the_broker_is_dropped_and_what_goes_to_it_arrives() -> Result<()> {
+    let (proxy, url, mut client) = proxied().await?;
+    let (management, vhost) = (TestBroker::shared().await?.management(), vhost_of(&url)?);
+    declare(management, &vhost, "q", "classic").await?;
+    proxy.set(Fault::DropToClient);
+    client.publish("", "q", &table(&[]), b"").await.unwrap();
+    let has_it = async || management.queues(&vhost).await.unwrap()[0].totals.messages == 1;
+    eventually("the broker has it", has_it).await;
+    assert!(timeout(SILENCE, client.ping()).await.is_err());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_half_open_connection_is_closed_at_the_broker_and_its_client_is_told_at_the_end() -> Result<()> {
+    let (proxy, url, client) = proxied().await?;
+    let (management, vhost) = (TestBroker::shared().await?.management(), vhost_of(&url)?);
+    let count = async || management.connections(&vhost).await.unwrap().len();
+    eventually("the broker has it", async || count().await == 1).await;
+    proxy.set(Fault::HalfOpen);
+    eventually("the broker has it no more", async || count().await == 0).await;
+    let closing = tokio::spawn(client.close());
+    assert!(timeout(SILENCE, RawClient::connect(&url)).await.is_err());
+    assert!(!closing.is_finished());
+    proxy.set(Fault::None);
+    assert_eq!(closing.await.unwrap().unwrap_err().kind(), ErrorKind::ConnectionReset);
+    RawClient::connect(&url).await.unwrap().close().await.unwrap();
+    Ok(())
+}
+
+#[tokio::test]
+async fn confirms_come_late_and_all_else_flows() -> Result<()> {
+    let (proxy, _, mut client) = proxied().await?;
+    client.confirm_select().await.unwrap();
+    proxy.set(Fault::HoldConfirms);
+    client.publish("amq.direct", "k", &table(&[]), b"").await.unwrap();
+    client.ping().await.unwrap();
+    assert!(timeout(SILENCE, client.confirm()).await.is_err());
+    proxy.set(Fault::None);
+    assert_eq!(client.confirm().await.unwrap(), 1);
+    client.close().await.unwrap();
+    Ok(())
+}
+
+#[tokio::test]
+async fn confirms_that_are_lost_do_not_come_and_later_ones_do() -> Result<()> {
+    let (proxy, _, mut client) = proxied().await?;
+    client.confirm_select().await.unwrap();
+    proxy.set(Fault::LoseConfirms);
+    client.publish("amq.direct", "k", &table(&[]), b"").await.unwrap();
+    client.ping().await.unwrap();
+    assert!(timeout(SILENCE, client.confirm()).await.is_err());
+    proxy.set(Fault::None);
+    client.publish("amq.direct", "k", &table(&[]), b"").await.unwrap();
+    assert_eq!(client.confirm().await.unwrap(), 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn jitter_and_narrow_bandwidth_take_their_time_and_lose_nothing() -> Result<()> {
+    let (proxy, _, mut client) = proxied().await?;
+    client.confirm_select().await.unwrap();
+    proxy.set(Fault::Jitter(Duration::from_millis(20)));
+    for tag in 1..=20 {
+        client.publish("amq.direct", "k", &table(&[]), b"").await.unwrap();
+        assert_eq!(client.confirm().await.unwrap(), tag);
+    }
+    proxy.set(Fault::Bandwidth(100_000));
+    let started = Instant::now();
+    client.publish("amq.direct", "k", &table(&[]), &[0; 30_000]).await.unwrap();
+    client.confirm().await.unwrap();
+    assert!(started.elapsed() >= SILENCE, "{:?}", started.elapsed());
     Ok(())
 }
 

@@ -269,6 +269,17 @@ impl TestBroker {
         self.rabbitmqctl(["set_vm_memory_high_watermark", if on { "0" } else { "0.4" }]).await.map(drop)
     }
 
+    /// Raises (`true`) or ends (`false`) its disk alarm, whose effect is that of
+    /// [the memory alarm](Self::set_memory_alarm).
+    ///
+    /// # Errors
+    ///
+    /// If the harness did not start it, or it does not run.
+    pub async fn set_disk_alarm(&self, on: bool) -> Result<()> {
+        // More than any disk has; and RabbitMQ's default.
+        self.rabbitmqctl(["set_disk_free_limit", if on { "1000000GB" } else { "50MB" }]).await.map(drop)
+    }
+
     /// Runs `rabbitmqctl` and returns what it prints. Takes a second.
     ///
     /// # Errors

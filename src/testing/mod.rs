@@ -36,6 +36,7 @@
 
 mod address;
 mod broker;
+mod confirms;
 #[cfg(feature = "testcontainers")]
 mod container;
 mod error;

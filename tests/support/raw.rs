@@ -18,7 +18,12 @@ const CHANNEL_OPEN: Method = (20, 10);
 const CHANNEL_OPEN_OK: Method = (20, 11);
 const CHANNEL_CLOSE: Method = (20, 40);
 const CHANNEL_CLOSE_OK: Method = (20, 41);
+const QOS: Method = (60, 10);
+const QOS_OK: Method = (60, 11);
 const PUBLISH: Method = (60, 40);
+const ACK: Method = (60, 80);
+const CONFIRM_SELECT: Method = (85, 10);
+const CONFIRM_SELECT_OK: Method = (85, 11);
 
 const METHOD_FRAME: u8 = 1;
 const HEADER_FRAME: u8 = 2;
@@ -88,6 +93,24 @@ impl RawClient {
             self.frame(BODY_FRAME, 1, part).await?;
         }
         Ok(())
+    }
+
+    /// From now on the broker confirms what is published.
+    pub(crate) async fn confirm_select(&mut self) -> io::Result<()> {
+        self.send(1, CONFIRM_SELECT, &[0]).await?;
+        self.expect(CONFIRM_SELECT_OK).await.map(drop)
+    }
+
+    /// The delivery tag of the next confirm, which must come before anything else.
+    pub(crate) async fn confirm(&mut self) -> io::Result<u64> {
+        let arguments = self.expect(ACK).await?;
+        Ok(u64::from_be_bytes(arguments[..8].try_into().unwrap()))
+    }
+
+    /// Asks the broker for something that it answers and that changes nothing.
+    pub(crate) async fn ping(&mut self) -> io::Result<()> {
+        self.send(1, QOS, &[0; 7]).await?;
+        self.expect(QOS_OK).await.map(drop)
     }
 
     /// Closes the channel: once this is `Ok`, the broker has dealt with all that was published. What the broker has
