@@ -12,6 +12,7 @@ use std::process::Command;
 use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
+use std::time::SystemTime;
 
 use serde_json::json;
 use tokio::io::AsyncReadExt;
@@ -26,6 +27,7 @@ use taskhare::testing::Management;
 use taskhare::testing::Proxy;
 use taskhare::testing::Result;
 use taskhare::testing::TestBroker;
+use taskhare::testing::WallClock;
 use taskhare::testing::vhost_of;
 
 /// Long enough for any answer on a busy machine.
@@ -424,4 +426,50 @@ async fn a_dropped_proxy_takes_its_connections_along() -> Result<()> {
     assert!(client.close().await.is_err());
     eventually("the port is closed", async || RawClient::connect(&url).await.is_err()).await;
     Ok(())
+}
+
+#[test]
+fn a_wall_clock_jumps_under_a_process_that_runs() -> Result<()> {
+    let clock = WallClock::new()?;
+    let mut teller = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "tells_the_time", "--ignored", "--nocapture"])
+        .envs(clock.environment())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(teller.stdout.take().unwrap()).lines();
+    let mut next = || {
+        let said = lines.find_map(|line| line.unwrap().strip_prefix("time ").map(str::to_owned)).unwrap();
+        let (wall, steady) = said.split_once(' ').unwrap();
+        let [wall, steady]: [i64; 2] = [wall.parse().unwrap(), steady.parse().unwrap()];
+        wall - steady
+    };
+    let true_time = next();
+    for by in [3_600_000_i64, -3_600_000, 1_500] {
+        let step = Duration::from_millis(by.unsigned_abs());
+        if by < 0 {
+            clock.behind(step)?
+        } else {
+            clock.ahead(step)?
+        }
+        let expected = true_time + by;
+        // In milliseconds, and the two clocks are read one after the other.
+        while (next() - expected).abs() > 1_000 {}
+    }
+    teller.kill().unwrap();
+    teller.wait().unwrap();
+    Ok(())
+}
+
+#[ignore = "run by a_wall_clock_jumps_under_a_process_that_runs"]
+#[test]
+fn tells_the_time() {
+    let started = Instant::now();
+    println!();
+    loop {
+        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
+        println!("time {wall} {}", started.elapsed().as_millis());
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }

@@ -32,10 +32,12 @@
 //!
 //! [`TestBroker::start`] gives a test a broker of its own to [kill](TestBroker::kill), [freeze](TestBroker::freeze) and
 //! [alarm](TestBroker::set_memory_alarm). [`Proxy`] is a network that [fails](Fault) between a client and any broker.
-//! [`Management`] does what an operator can do, such as [closing connections](Management::close_connections).
+//! [`Management`] does what an operator can do, such as [closing connections](Management::close_connections). A
+//! [`WallClock`] jumps under the processes that a test starts.
 
 mod address;
 mod broker;
+mod clock;
 mod confirms;
 #[cfg(feature = "testcontainers")]
 mod container;
@@ -48,6 +50,7 @@ mod proxy;
 
 pub use address::vhost_of;
 pub use broker::TestBroker;
+pub use clock::WallClock;
 pub use error::Error;
 pub use error::Result;
 pub use management::Management;
