@@ -12,9 +12,11 @@
 
 mod account;
 mod broker_restarts;
+mod clocks;
 mod connections_close;
 mod consumer_dies;
 mod delays;
+mod handlers;
 mod history;
 mod link_is_cut;
 mod long;

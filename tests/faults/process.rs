@@ -1,5 +1,6 @@
 //! [`Process`]: a producer or a consumer of its own.
 
+use std::ffi::OsString;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ pub struct Process {
 impl Process {
     /// One of the roles in `worker`.
     pub fn start(role: &'static str, at_a_time: usize, url: &str, account: &watch::Sender<Account>) -> Self {
-        Self::start_told("", role, at_a_time, url, account)
+        Self::start_with(Vec::new(), role, at_a_time, url, account)
     }
 
     /// As [`start`](Self::start), of a role that has to know more.
@@ -41,12 +42,23 @@ impl Process {
         url: &str,
         account: &watch::Sender<Account>,
     ) -> Self {
+        Self::start_with(vec![(worker::PLAN, plan.into())], role, at_a_time, url, account)
+    }
+
+    /// As [`start`](Self::start), with more in its environment.
+    pub fn start_with(
+        environment: Vec<(&'static str, OsString)>,
+        role: &'static str,
+        at_a_time: usize,
+        url: &str,
+        account: &watch::Sender<Account>,
+    ) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "worker::process", "--ignored", "--nocapture"])
             .env(worker::ROLE, role)
             .env(worker::URL, url)
             .env(worker::AT_A_TIME, at_a_time.to_string())
-            .env(worker::PLAN, plan)
+            .envs(environment)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -18,6 +18,7 @@ mod management;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod network;
+mod operator;
 mod publish;
 mod quarantine;
 #[path = "../support/raw.rs"]
