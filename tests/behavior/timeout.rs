@@ -77,8 +77,9 @@ async fn an_attempt_that_blocks_its_thread_is_taken_for_stopped_and_shutdown_doe
     let error = "timed out after 100ms: it did not stop, and was dropped";
     assert_eq!(reason(&dead_letter(&broker).await), ("attempts-exhausted", error));
     let second = producer.enqueue(Act::Succeed).await.unwrap();
+    assert_eq!(at_work.recv().await, Some(second.id()), "its slot is free");
     let gone = consumer.shutdown().await;
-    assert_eq!((gone.aborted(), gone.tasks[0].id), (1, Some(second.id())), "its slot was free");
+    assert_eq!((gone.aborted(), gone.tasks[0].id), (1, Some(second.id())));
     assert_eq!(broker.waiting("default").await.unwrap(), 1);
     release.send(()).unwrap();
     release.send(()).unwrap();

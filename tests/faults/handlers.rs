@@ -28,7 +28,7 @@ async fn a_process_whose_handlers_block_all_threads_loses_its_tasks_and_comes_ba
     let until = async |what: &str, check: &dyn Fn(&Account) -> bool| {
         if timeout(PATIENCE, account.subscribe().wait_for(check)).await.is_err() {
             account.borrow().log.iter().for_each(|line| println!("          {line}"));
-            panic!("not within {PATIENCE:?}: {what}; {}", account.borrow());
+            panic!("not within {PATIENCE:?}: {what}; {}", *account.borrow());
         }
     };
     let blocker = Process::start("blocker", 4, &url, &account);
@@ -47,7 +47,7 @@ async fn a_process_whose_handlers_block_all_threads_loses_its_tasks_and_comes_ba
     enqueue(EACH).await;
     until("it is back", &|account| account.done() == 2 * EACH as usize).await;
     blocker.shut_down().await;
-    let account = account.borrow();
+    let account = &*account.borrow();
     assert!(!account.panicked(), "{:?}", account.log);
     assert!(account.redelivered() >= THREADS as usize, "the broker has given it up: {account}");
     assert!(account.repeats() <= PREFETCH as usize, "{account}");
