@@ -173,6 +173,7 @@ impl Application {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "as map_err gives it")]
 fn text(error: TaskhareError) -> String {
     error.to_string()
 }
