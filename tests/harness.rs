@@ -476,8 +476,8 @@ async fn a_dropped_proxy_takes_its_connections_along() -> Result<()> {
 }
 
 #[test]
-fn a_wall_clock_jumps_under_a_process_that_runs() -> Result<()> {
-    let clock = WallClock::new()?;
+fn a_wall_clock_jumps_under_a_process_that_runs() {
+    let clock = WallClock::new().unwrap();
     let mut teller = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "tells_the_time", "--ignored", "--nocapture"])
         .envs(clock.environment())
@@ -496,9 +496,9 @@ fn a_wall_clock_jumps_under_a_process_that_runs() -> Result<()> {
     for by in [3_600_000_i64, -3_600_000, 1_500] {
         let step = Duration::from_millis(by.unsigned_abs());
         if by < 0 {
-            clock.behind(step)?
+            clock.behind(step).unwrap();
         } else {
-            clock.ahead(step)?
+            clock.ahead(step).unwrap();
         }
         let expected = true_time + by;
         // In milliseconds, and the two clocks are read one after the other.
@@ -506,7 +506,6 @@ fn a_wall_clock_jumps_under_a_process_that_runs() -> Result<()> {
     }
     teller.kill().unwrap();
     teller.wait().unwrap();
-    Ok(())
 }
 
 #[ignore = "run by a_wall_clock_jumps_under_a_process_that_runs"]

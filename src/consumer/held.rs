@@ -54,7 +54,8 @@ fn turn(due: Duration, hold: Option<Duration>, arrival: Duration) -> Turn {
     }
 }
 
-/// Deliveries by the time when they may start.
+/// Deliveries by the time when they may start: by a clock that nobody sets. They are here for a second at most, and
+/// the time of day may leap by an hour meanwhile.
 pub(super) struct Held {
     heap: BinaryHeap<Reverse<Entry>>,
     /// How many there are of each lane.
@@ -64,7 +65,7 @@ pub(super) struct Held {
 }
 
 struct Entry {
-    start: Duration,
+    start: Instant,
     lane: usize,
     delivery: Delivery,
 }
@@ -94,8 +95,10 @@ impl Held {
         self.count[lane] < MOST_DEFERRED && until.saturating_sub(self.clock.now()) <= LONGEST_HOLD
     }
 
-    /// Keeps a delivery until `start`, since the Unix epoch.
+    /// Keeps a delivery until `start`, since the Unix epoch, and no longer than it may.
     pub(super) fn hold(&mut self, start: Duration, lane: usize, delivery: Delivery) {
+        let wait = start.saturating_sub(self.clock.now()).min(LONGEST_HOLD);
+        let start = Instant::now() + wait;
         self.count[lane] += 1;
         self.heap.push(Reverse(Entry { start, lane, delivery }));
     }
@@ -103,17 +106,14 @@ impl Held {
     /// The next one that may start, and its lane. If there is none, the task is woken when there may be.
     pub(super) fn poll_due(&mut self, cx: &mut Context<'_>) -> Option<(usize, Delivery)> {
         loop {
-            let Reverse(next) = self.heap.peek()?;
-            let wait = next.start.saturating_sub(self.clock.now());
-            if wait.is_zero() {
+            let start = self.heap.peek()?.0.start;
+            if start <= Instant::now() {
                 let Reverse(Entry { lane, delivery, .. }) = self.heap.pop()?;
                 self.count[lane] -= 1;
                 return Some((lane, delivery));
             }
-            // Set anew each time: the time of day may have been changed under a timer that was set before.
-            let deadline = Instant::now() + wait;
-            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-            timer.as_mut().reset(deadline);
+            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(start)));
+            timer.as_mut().reset(start);
             if timer.as_mut().poll(cx).is_pending() {
                 return None;
             }

@@ -19,6 +19,7 @@ use super::load::Loaded;
 use super::queues::Queues;
 use crate::broker::Broker;
 use crate::cadence::Times;
+use crate::clock::SetBack;
 use crate::schedule::Command;
 use crate::schedule::Entry;
 use crate::schedule::Move;
@@ -70,6 +71,7 @@ pub(super) struct Active<'a> {
     pub(super) schedules: HashMap<Arc<str>, Held>,
     /// When to look at which schedule, since the Unix epoch.
     due: Agenda<Duration>,
+    set_back: SetBack,
     /// When to store which entry anew.
     refresh: Agenda<Instant>,
     /// Commands that wait until fewer publishes are without a confirm, in their order.
@@ -98,6 +100,7 @@ impl<'a> Active<'a> {
             queues: Queues::new(broker),
             schedules: HashMap::with_capacity(loaded.entries.len()),
             due: Agenda::new(),
+            set_back: SetBack::default(),
             refresh: Agenda::new(),
             backlog: loaded.commands.into(),
             written: 0,
@@ -181,6 +184,10 @@ impl<'a> Active<'a> {
     /// Does what is due, and says when to do so again.
     fn act(&mut self) -> Instant {
         let (now, instant) = (self.broker.clock().now(), Instant::now());
+        if self.broker.clock().may_be_set() && self.set_back.look(now, instant) {
+            // What is due in an hour may have been due in a second.
+            self.due.hasten(Duration::ZERO);
+        }
         self.store_anew(instant);
         // Whether it is active at all, who waits for what does not come back does not know.
         if self.ledger.unconfirmed() > 0 && self.ledger.lease().is_none_or(|end| end <= instant) {

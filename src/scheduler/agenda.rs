@@ -27,6 +27,12 @@ impl<T: Ord + Copy> Agenda<T> {
         self.order.extend(at.map(|at| (at, name.clone())));
     }
 
+    /// Looks then at all that it would look at some time.
+    pub(super) fn hasten(&mut self, at: T) {
+        self.times.values_mut().for_each(|time| *time = at);
+        self.order = self.times.keys().map(|name| (at, name.clone())).collect();
+    }
+
     /// When to look at a schedule.
     pub(super) fn get(&self, name: &Arc<str>) -> Option<T> {
         self.times.get(name).copied()
@@ -60,7 +66,10 @@ mod tests {
         }
         assert_eq!((agenda.get(&a), agenda.get(&b), agenda.get(&c)), (Some(3), Some(2), None));
         assert_eq!((agenda.first(), agenda.pop(1)), (Some(2), None));
-        assert_eq!((agenda.pop(9), agenda.pop(9), agenda.pop(9)), (Some(b), Some(a), None));
+        assert_eq!((agenda.pop(9), agenda.pop(9), agenda.pop(9)), (Some(b.clone()), Some(a.clone()), None));
         assert_eq!(agenda.first(), None);
+        [(&a, Some(8)), (&b, None), (&c, Some(9))].into_iter().for_each(|(name, at)| agenda.set(name, at));
+        agenda.hasten(1);
+        assert_eq!((agenda.pop(1), agenda.pop(1), agenda.pop(1)), (Some(a), Some(c), None));
     }
 }

@@ -154,12 +154,7 @@ impl SchedulerBuilder {
         for queue in queues {
             broker.declare(Part::Queue(queue)).await?;
         }
-        // In their order: of two with one name the last counts.
-        let told = stream::iter(definitions).map(|definition| {
-            let command = Command::new(What::Declare(Box::new(definition)), broker.clock().now());
-            schedules::tell(&broker, command, DECLARE_TIMEOUT)
-        });
-        told.buffered(DECLARATIONS).try_for_each(|()| std::future::ready(Ok(()))).await?;
+        declare(&broker, &definitions).await?;
         let shutdown = CancellationToken::new();
         let (hook, listener) = on_alert.map(|call| Hook::new("on_alert", call)).unzip();
         watch.hook = hook;
@@ -169,6 +164,7 @@ impl SchedulerBuilder {
         let candidate = Candidate {
             broker,
             settings,
+            definitions,
             redrives,
             watch,
             table: table.clone(),
@@ -178,6 +174,16 @@ impl SchedulerBuilder {
         let candidate = Some(tokio::spawn(candidate.run()));
         Ok(Scheduler { shutdown, is_active, table, candidate, listener })
     }
+}
+
+/// Declares schedules, in their order: of two with one name the last counts.
+pub(super) async fn declare(broker: &Broker, definitions: &[Definition]) -> Result<()> {
+    let command = |definition: &Definition| {
+        Command::new(What::Declare(Box::new(definition.clone())), broker.clock().now())
+    };
+    let commands: Vec<Command> = definitions.iter().map(command).collect();
+    let told = stream::iter(commands).map(|command| schedules::tell(broker, command, DECLARE_TIMEOUT));
+    told.buffered(DECLARATIONS).try_for_each(|()| std::future::ready(Ok(()))).await
 }
 
 impl fmt::Debug for SchedulerBuilder {

@@ -42,6 +42,7 @@ use crate::error::Error;
 use crate::error::Result;
 use crate::event::TaskState;
 use crate::schedule::Command;
+use crate::schedule::Definition;
 use crate::schedule::What;
 use crate::schedules;
 use crate::telemetry::Raised;
@@ -53,6 +54,7 @@ use crate::watch::Table;
 use active::Active;
 use active::End;
 pub use builder::SchedulerBuilder;
+use builder::declare;
 use ledger::Ledger;
 use load::load;
 use lookout::LiveTable;
@@ -93,7 +95,9 @@ const PREFETCH: u16 = u16::MAX;
 ///
 /// Run one in each process of a service: the broker chooses which of them is active, and another one when that dies,
 /// within milliseconds. One that is frozen, or cut off, is replaced after two to three
-/// [heartbeats](crate::BrokerBuilder::heartbeat). Nothing is stored anywhere but in the queue `{namespace}.schedules`.
+/// [heartbeats](crate::BrokerBuilder::heartbeat). Nothing is stored anywhere but in the queue `{namespace}.schedules`. If
+/// an operator deletes that, schedulers that run declare it and their own schedules again; what producers have declared,
+/// and whether one was paused, is lost with it.
 ///
 /// Dropped, it stops at once, as if its process had died.
 pub struct Scheduler {
@@ -190,6 +194,8 @@ async fn tell_at_last(broker: &Broker, what: What) -> Result<()> {
 struct Candidate {
     broker: Broker,
     settings: Settings,
+    /// What it has declared.
+    definitions: Vec<Definition>,
     redrives: Vec<Redrive>,
     watch: Watch,
     table: LiveTable,
@@ -256,7 +262,14 @@ impl Candidate {
             consumer_timeout: self.settings.consumer_timeout,
             ..Subscribe::new(names.schedules(), PREFETCH, "scheduler")
         };
+        let is_gone = self.broker.transport().depth(&names.schedules()).await?.is_none();
         self.broker.restore(Part::Schedules).await?;
+        if is_gone {
+            tracing::warn!(
+                "the queue of the schedules was deleted: those of this scheduler are declared again"
+            );
+            declare(&self.broker, &self.definitions).await?;
+        }
         let tenure = self.broker.transport().hold(subscribe).await?;
         let mut ledger = Ledger::new(tenure, names.tasks(), Names::schedules_key());
         ledger.rouse();

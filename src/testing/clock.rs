@@ -97,6 +97,7 @@ impl Drop for WallClock {
 }
 
 /// As libfaketime reads it.
+#[derive(Clone, Copy)]
 struct Offset {
     seconds: Duration,
     is_behind: bool,

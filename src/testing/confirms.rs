@@ -140,7 +140,9 @@ mod tests {
         let confirms = [&ack, &nack, &other].map(Vec::as_slice).concat();
         let [end, end_ok] = closed.map(|frame| [ack.clone(), other.clone(), frame].concat());
         let tls = [&[0x16, 3, 3, 0, 1][..], &ack].concat();
-        let cases: &[(&str, Fate, &[u8], &[u8], &[u8])] = &[
+        // What is sent under which fault, and what of it comes then and when it is over.
+        type Case<'a> = (&'a str, Fate, &'a [u8], &'a [u8], &'a [u8]);
+        let cases: &[Case<'_>] = &[
             ("no fault", Fate::Pass, &all, &all, &[]),
             ("late", Fate::Wait, &all, &rest, &confirms),
             ("never", Fate::Vanish, &all, &rest, &[]),

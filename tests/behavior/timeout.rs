@@ -56,6 +56,35 @@ async fn an_attempt_that_does_not_stop_is_dropped_after_the_grace_period() {
     assert_eq!(reason(&dead_letter(&broker).await), ("attempts-exhausted", error));
 }
 
+/// On a clock that runs: a paused one stands still while a thread is blocked.
+#[tokio::test]
+async fn an_attempt_that_blocks_its_thread_is_taken_for_stopped_and_shutdown_does_not_wait_for_it() {
+    let broker = Broker::in_process();
+    let (release, gate) = std::sync::mpsc::channel::<()>();
+    let gate = std::sync::Mutex::new(gate);
+    let (entered, mut at_work) = tokio::sync::mpsc::unbounded_channel();
+    let builder = Consumer::builder(&broker).handler_blocking(move |_: Act, ctx: TaskContext| {
+        entered.send(ctx.id()).unwrap();
+        gate.lock().unwrap().recv()?;
+        Ok(())
+    });
+    let tenth = SECOND / 10;
+    let builder =
+        builder.concurrency(1).cancel_grace(tenth).shutdown_grace(tenth).retry(RetryPolicy::never());
+    let (consumer, producer) = (builder.start().await.unwrap(), producer(&broker).await);
+    producer.enqueue(Act::Succeed).run_timeout(tenth).await.unwrap();
+    at_work.recv().await.unwrap();
+    let error = "timed out after 100ms: it did not stop, and was dropped";
+    assert_eq!(reason(&dead_letter(&broker).await), ("attempts-exhausted", error));
+    let second = producer.enqueue(Act::Succeed).await.unwrap();
+    assert_eq!(at_work.recv().await, Some(second.id()), "its slot is free");
+    let gone = consumer.shutdown().await;
+    assert_eq!((gone.aborted(), gone.tasks[0].id), (1, Some(second.id())));
+    assert_eq!(broker.waiting("default").await.unwrap(), 1);
+    release.send(()).unwrap();
+    release.send(()).unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_attempt_that_succeeds_within_the_grace_period_has_succeeded() {
     let broker = Broker::in_process();

@@ -16,9 +16,11 @@ mod account;
 mod broker_restarts;
 #[path = "../support/child.rs"]
 mod child;
+mod clocks;
 mod connections_close;
 mod consumer_dies;
 mod delays;
+mod handlers;
 mod history;
 mod link_is_cut;
 mod long;

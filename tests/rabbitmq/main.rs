@@ -17,6 +17,8 @@ mod long;
 mod management;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod network;
+mod operator;
 mod publish;
 mod quarantine;
 #[path = "../support/raw.rs"]

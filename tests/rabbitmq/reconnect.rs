@@ -27,7 +27,7 @@ impl Proxied {
 }
 
 /// Publishes without a pause while `harm` is done, and consumes meanwhile: every confirmed message is delivered.
-async fn survives(lab: &Lab, harm: impl AsyncFnOnce()) {
+pub(crate) async fn survives(lab: &Lab, harm: impl AsyncFnOnce()) {
     let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let mut publishers = JoinSet::new();
     for publisher in 0..8 {
@@ -314,6 +314,30 @@ async fn under_an_alarm_publishes_fail_by_their_timeout_and_nothing_grows() {
     broker.set_memory_alarm(false).await.unwrap();
     lab.publish("after").await;
     lab.publish_all(1000).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_a_disk_alarm_publishes_fail_by_their_timeout_and_consuming_goes_on() {
+    let broker = TestBroker::start().await.unwrap();
+    let lab = Lab::on(&broker).await;
+    lab.publish_all(2).await;
+    let mut subscription = lab.subscribe(1).await;
+    let held = next(&mut subscription).await;
+    broker.set_disk_alarm(true).await.unwrap();
+    let outcome = lab.amqp.send(publish("q", "during"), Duration::from_millis(200)).await;
+    assert!(matches!(outcome, Err(PublishError::Unconfirmed { .. })), "{outcome:?}");
+    held.ack();
+    next(&mut subscription).await.ack();
+    broker.set_disk_alarm(false).await.unwrap();
+    lab.publish("after").await;
+    // What was sent meanwhile was read once the alarm was over.
+    for expected in ["during", "after"] {
+        let delivery = next(&mut subscription).await;
+        assert_eq!(id(&delivery), expected);
+        delivery.ack();
+    }
+    subscription.close().await;
+    assert_eq!(lab.depth("q").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

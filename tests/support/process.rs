@@ -1,5 +1,6 @@
 //! [`Process`]: a producer or a consumer of its own.
 
+use std::ffi::OsString;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -15,7 +16,7 @@ pub struct Process(Child);
 impl Process {
     /// One of the roles in `worker`.
     pub fn start(role: &'static str, at_a_time: usize, url: &str, account: &watch::Sender<Account>) -> Self {
-        Self::start_told("", role, at_a_time, url, account)
+        Self::start_with(Vec::new(), role, at_a_time, url, account)
     }
 
     /// As [`start`](Self::start), of a role that has to know more.
@@ -26,12 +27,23 @@ impl Process {
         url: &str,
         account: &watch::Sender<Account>,
     ) -> Self {
+        Self::start_with(vec![(worker::PLAN, plan.into())], role, at_a_time, url, account)
+    }
+
+    /// As [`start`](Self::start), with more in its environment.
+    pub fn start_with(
+        environment: Vec<(&'static str, OsString)>,
+        role: &'static str,
+        at_a_time: usize,
+        url: &str,
+        account: &watch::Sender<Account>,
+    ) -> Self {
         let variables = [
             (worker::ROLE, role.into()),
             (worker::URL, url.into()),
             (worker::AT_A_TIME, at_a_time.to_string().into()),
-            (worker::PLAN, plan.into()),
         ];
+        let variables = environment.into_iter().chain(variables);
         let (said, logged) = (account.clone(), account.clone());
         Self(Child::start(
             role,

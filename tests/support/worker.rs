@@ -14,6 +14,7 @@ use taskhare::Consumer;
 use taskhare::ConsumerBuilder;
 use taskhare::Producer;
 use taskhare::Replication;
+use taskhare::RetryPolicy;
 use taskhare::Scheduler;
 use taskhare::Task;
 use taskhare::TaskContext;
@@ -28,7 +29,8 @@ use crate::ticks::Plan;
 use crate::ticks::Ran;
 
 /// `producer`, `steady` (a producer that takes its time, until it is told to end), `consumer`, `retrier` (a consumer of
-/// [`Flaky`] tasks), `fated` (one of [`Fated`] ones), `waiter` (one of [`Later`] ones), `victim`, `dozer` (a consumer whose
+/// [`Flaky`] tasks), `fated` (one of [`Fated`] ones), `waiter` (one of [`Later`] ones), `blocker` (one whose handlers keep all threads from anything else), `timer`
+/// (a producer of tasks to be started at certain times), `timed` (a consumer of these), `victim`, `dozer` (a consumer whose
 /// tasks take for ever), `scheduler` or `ticker` (a consumer of [`Tock`] tasks). With [`CLASSIC`] before it, its queues are
 /// classic ones.
 pub const ROLE: &str = "TASKHARE_FAULTS_ROLE";
@@ -153,6 +155,9 @@ async fn process() {
         "digger" => dig(&broker, at_a_time).await,
         "dozer" => doze(&broker, at_a_time).await,
         "waiter" => wait(&broker, at_a_time).await,
+        "blocker" => block(&broker, at_a_time).await,
+        "timer" => time(&broker, at_a_time).await,
+        "timed" => run_timed(&broker, at_a_time).await,
         "scheduler" => schedule(&broker, &Plan::parse(&std::env::var(PLAN).unwrap())).await,
         "ticker" => tick(&broker, at_a_time).await,
         "victim" => fall_victim(&broker, at_a_time).await,
@@ -246,6 +251,85 @@ async fn wait(broker: &Broker, at_a_time: usize) {
         Ok(())
     });
     run(builder, at_a_time).await;
+}
+
+/// Of [`Count`] tasks, as many as the runtime has threads, one for each.
+pub const THREADS: u32 = 2;
+/// How long they block their thread: longer than the broker takes to give up who says nothing.
+const BLOCKED: Duration = Duration::from_secs(10);
+
+/// Says which tasks are done. The first ones block their thread, once.
+async fn block(broker: &Broker, at_a_time: usize) {
+    let builder = Consumer::builder(broker).handler_fn(|task: Count, ctx| async move {
+        say(&format!("started {}", task.number));
+        if task.number < THREADS && !ctx.is_redelivered() {
+            std::thread::sleep(BLOCKED);
+        }
+        let word = if ctx.is_redelivered() { "again" } else { "done" };
+        say(&format!("{word} {}", task.number));
+        Ok(())
+    });
+    run(builder.prefetch(PREFETCH), at_a_time).await;
+}
+
+/// How many tasks of each kind a timer enqueues: [`Later`] ones, [`Flaky`] ones from this number on, and [`Count`] ones
+/// with a deadline from twice this number on.
+pub const TIMED: u32 = 200;
+
+/// When the [`Later`] task of that number is due after it is enqueued.
+pub fn delay(number: u32) -> Duration {
+    Duration::from_millis(100 + u64::from(number * 37 % 5_000))
+}
+
+/// Between two attempts of a timer's [`Flaky`] task.
+pub const BACKOFF: Duration = Duration::from_secs(1);
+
+/// Longer than its task takes to be started, and not as much as its clock is set.
+const DEADLINE: Duration = Duration::from_secs(600);
+
+/// Enqueues tasks, and says when it does, as an attempt of number 0.
+async fn time(broker: &Broker, at_a_time: usize) {
+    let _ = parent();
+    let producer = Producer::builder(broker).timeout(ENQUEUE_TIMEOUT).build().await.unwrap();
+    let enqueued = |task| say(&format!("attempt {}", Attempt { task, number: 0, at: uptime(), process: 0 }));
+    for number in 0..TIMED {
+        enqueued(number);
+        producer.enqueue(Later { number }).delay(delay(number)).await.unwrap();
+        let (flaky, count) = (TIMED + number, 2 * TIMED + number);
+        enqueued(flaky);
+        producer.enqueue(Flaky { number: flaky }).retry(RetryPolicy::fixed(BACKOFF)).await.unwrap();
+        enqueued(count);
+        producer.enqueue(Count { number: count }).deadline_in(DEADLINE).await.unwrap();
+        tokio::time::sleep(SOME_TIME * u32::try_from(at_a_time).unwrap()).await;
+    }
+}
+
+/// Says when tasks start, by a clock that nobody sets.
+async fn run_timed(broker: &Broker, at_a_time: usize) {
+    let start = |task, ctx: &TaskContext| {
+        let attempt = Attempt { task, number: ctx.attempt(), at: uptime(), process: std::process::id() };
+        say(&format!("attempt {attempt}"));
+    };
+    let builder = Consumer::builder(broker)
+        .handler_fn(move |task: Later, ctx| async move {
+            start(task.number, &ctx);
+            Ok(())
+        })
+        .handler_fn(move |task: Flaky, ctx| async move {
+            start(task.number, &ctx);
+            if ctx.attempt() <= 3 { Err(TaskError::retry("not yet")) } else { Ok(()) }
+        })
+        .handler_fn(move |task: Count, ctx| async move {
+            start(task.number, &ctx);
+            Ok(())
+        });
+    run(builder, at_a_time).await;
+}
+
+/// Since the machine has started, to ten milliseconds: the same in all processes, whatever becomes of their clocks.
+fn uptime() -> Duration {
+    let text = std::fs::read_to_string("/proc/uptime").unwrap();
+    Duration::from_secs_f64(text.split(' ').next().unwrap().parse().unwrap())
 }
 
 /// A tick of a schedule.
