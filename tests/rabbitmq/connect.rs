@@ -50,7 +50,7 @@ async fn where_nothing_listens_all_hosts_are_named_with_the_cause() {
 
 #[tokio::test]
 async fn of_several_hosts_one_that_answers_is_enough() {
-    let url = TestBroker::shared().await.unwrap().fresh_vhost().await.unwrap();
+    let url = fresh_vhost().await;
     let amqp = Amqp::connect(options(&format!("amqp://127.0.0.1:1,{url}"))).await.unwrap();
     amqp.declare(&queue("q", QUORUM)).await.unwrap();
 }
