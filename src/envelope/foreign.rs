@@ -59,7 +59,8 @@ impl Foreign {
 
     /// The same message for another consumer of `queue`. `returned`: how often it came back without an end.
     pub(crate) fn pass_on(self, queue: &str, returned: u32, now: Duration) -> Message {
-        let since = self.unread_since().unwrap_or(now);
+        // A time to come, by another clock, would be waited for.
+        let since = self.unread_since().unwrap_or(now).min(now);
         let mut message = self.message;
         // As on any way through the wheel: the shorter of two times to live would count.
         message.expiration = None;
@@ -137,10 +138,10 @@ mod tests {
             let foreign = foreign("application/vnd.taskhare.v2+msgpack", waited);
             assert_eq!(foreign.wait(NOW), expected, "{waited:?}");
         }
-        // Its clock was ahead.
         let mut ahead = foreign("application/vnd.taskhare.v2+msgpack", None);
-        ahead.message.headers.insert(UNREAD_SINCE, NOW + s(9));
+        ahead.message.headers.insert(UNREAD_SINCE, NOW + s(9_999_999));
         assert_eq!(ahead.wait(NOW), Ok(s(1)));
+        assert_eq!(milliseconds(&ahead.pass_on("mail", 0, NOW).headers, UNREAD_SINCE), Some(NOW));
     }
 
     #[test]

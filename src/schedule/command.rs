@@ -416,7 +416,9 @@ mod tests {
         let kind = |text: &'static str| Message { kind: Some(text.into()), ..pause() };
         let content = |text: &'static str, message| Message { content_type: Some(text.into()), ..message };
         let with = |name: &'static str, mut message: Message| {
-            let Some(Value::Table(table)) = message.headers.get(envelope::SCHEDULE) else { panic!("a table") };
+            let Some(Value::Table(table)) = message.headers.get(envelope::SCHEDULE) else {
+                panic!("a table")
+            };
             let mut table = table.clone();
             table.insert(name, "of a later release");
             message.headers.insert(envelope::SCHEDULE, Value::Table(table));

@@ -102,7 +102,10 @@ async fn a_task_that_nobody_can_read_is_a_dead_letter_after_a_day() {
     let letter = dead_letter(&broker).await;
     let (reason, error) = reason(&letter);
     assert!(reason == "foreign" && error.contains("v2+msgpack") && error.contains("86400s"), "{error}");
-    assert_eq!((letter.id, letter.body, letter.content_type), (message.id, message.body, message.content_type));
+    assert_eq!(
+        (letter.id, letter.body, letter.content_type),
+        (message.id, message.body, message.content_type)
+    );
     assert!(actor.seen().is_empty());
 }
 
