@@ -125,6 +125,19 @@ pub enum Error {
         reason: String,
     },
 
+    /// The broker knows this kind of queue, and has it switched off: it was upgraded from an older one, and a feature flag
+    /// was never enabled. Without streams there are no consumers. An administrator enables it, for good and without a
+    /// restart.
+    #[error(
+        "cannot declare {object}: the feature flag {feature} of the broker is disabled; `rabbitmqctl enable_feature_flag {feature}` enables it"
+    )]
+    FeatureDisabled {
+        /// `queue 'x' in vhost 'y'`.
+        object: String,
+        /// `stream_queue` or `quorum_queue`.
+        feature: String,
+    },
+
     /// A queue could not be consumed.
     #[error("cannot consume queue {queue:?}: {reason}")]
     Consume {

@@ -7,6 +7,7 @@ use crate::envelope::Envelope;
 use crate::error::Error;
 use crate::lane::Lane;
 use crate::message::LONGEST_TIME_TO_LIVE;
+use crate::message::Message;
 use crate::message::Value;
 use crate::message::whole_milliseconds;
 use crate::name::Name;
@@ -84,6 +85,19 @@ impl Route {
         }
     }
 
+    /// A message that cannot be read here, into its lane after `wait`.
+    pub(crate) fn pass_on(&self, message: Message, wait: Duration, now: Duration) -> Publish {
+        let left = envelope::deadline(&message).map(|deadline| deadline.saturating_sub(now));
+        let lane = Lane::choose(envelope::priority(&message), left, self.urgent_within);
+        let (exchange, key) = match Passage::within(wait) {
+            Some(passage) => {
+                (self.names.delay(passage.entry()), Names::delay_key(passage, &self.queue, lane))
+            }
+            None => (self.tasks.clone(), self.keys[lane as usize].clone()),
+        };
+        Publish { exchange, key, mandatory: true, message }
+    }
+
     /// The task of a tick, into its lane and the queue with key `schedules` in one publish. Without an expiration, which would
     /// take the schedule out of its queue; the consumer looks at the deadline.
     pub(crate) fn tick(&self, envelope: Envelope, now: Duration, schedules: &Name) -> Publish {
@@ -148,6 +162,7 @@ mod tests {
 
     use super::*;
     use crate::lane::Priority;
+    use crate::message::Headers;
     use crate::task::TaskId;
     use crate::topology::Namespace;
 
@@ -212,6 +227,27 @@ mod tests {
             let queue = publish.message.headers.get("taskhare-queue").and_then(Value::as_text);
             assert_eq!(queue, is_delayed.then_some("mail"), "{case}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_read_waits_and_comes_to_its_lane() {
+        let headers = |name: &'static str, value: Value| [(name, value)].into_iter().collect();
+        let soon = Value::from(NOW + Duration::from_secs(5));
+        for (headers, wait, exchange, lane) in [
+            (Headers::new(), 1, "ns.delay.01", "normal"),
+            (Headers::new(), 60, "ns.delay.04", "normal"),
+            (headers("taskhare-priority", "low".into()), 1, "ns.delay.01", "low"),
+            (headers("taskhare-priority", "of a later release".into()), 1, "ns.delay.01", "normal"),
+            (headers("taskhare-deadline", soon), 1, "ns.delay.01", "urgent"),
+        ] {
+            let message = Message { headers, ..Message::default() };
+            let publish = route().pass_on(message.clone(), Duration::from_secs(wait), NOW);
+            assert_eq!(publish.exchange.as_str(), exchange, "{message:?}");
+            assert!(publish.key.as_str().ends_with(&format!(".mail.{lane}")), "{message:?}");
+            assert_eq!(publish.message, message);
+        }
+        let at_once = route().pass_on(Message::default(), Duration::ZERO, NOW);
+        assert_eq!((at_once.exchange.as_str(), at_once.key.as_str()), ("ns.tasks", "mail.normal"));
     }
 
     #[test]

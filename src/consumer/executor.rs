@@ -153,7 +153,7 @@ impl Executor {
             delivery.redelivered |= envelope::lease(&delivery.message).is_some();
             let mut envelope = match Envelope::open(std::mem::take(&mut delivery.message)) {
                 Ok(envelope) => envelope,
-                Err(foreign) => return Box::pin(self.sequel.bury_foreign(delivery, *foreign)).await,
+                Err(foreign) => return Box::pin(self.sequel.turn_away(delivery, *foreign)).await,
             };
             let verdict = self.running.verdict(envelope.id, envelope.revision);
             if verdict != Verdict::Go {

@@ -71,7 +71,7 @@ impl Quarantine {
         let suspicion = self.suspicion(&delivery);
         let mut envelope = match Envelope::open(std::mem::take(&mut delivery.message)) {
             Ok(envelope) => envelope,
-            Err(foreign) => return self.sequel.bury_foreign(delivery, *foreign).await,
+            Err(foreign) => return self.sequel.turn_away(delivery, *foreign).await,
         };
         let (id, name, now) = (envelope.id, envelope.name.clone(), self.now());
         let next = match suspicion {
@@ -99,7 +99,7 @@ impl Quarantine {
         let starts = starts(&delivery);
         let envelope = match Envelope::open(std::mem::take(&mut delivery.message)) {
             Ok(envelope) => envelope,
-            Err(foreign) => return self.sequel.bury_foreign(delivery, *foreign).await,
+            Err(foreign) => return self.sequel.turn_away(delivery, *foreign).await,
         };
         let (id, name) = (Some(envelope.id), envelope.name.clone());
         let error = format!("started {starts} times, and each time its consumer died or lost its connection");

@@ -103,17 +103,14 @@ impl Sequel {
                 if let Some(until) = until {
                     envelope.defer(until);
                 }
-                // The broker counts from 0 again.
-                let Delivery { redelivered, returned, .. } = delivery;
-                let counts = self.broker.counts_returns();
-                envelope.returned = came_back(counts, redelivered, returned, envelope.returned);
+                envelope.returned = self.came_back(&delivery, envelope.returned);
                 let mut next = self.route.publish(envelope, self.broker.clock().now());
                 if was_delivered {
                     envelope::set_lease(&mut next.message, 0);
                 }
                 self.replace(delivery, &next).await;
             }
-            Err(foreign) => drop(self.bury_foreign(delivery, *foreign).await),
+            Err(foreign) => drop(self.turn_away(delivery, *foreign).await),
         }
     }
 
@@ -144,14 +141,37 @@ impl Sequel {
         Report { id, name, outcome }
     }
 
-    /// Publishes the dead letter of what is not a task.
-    pub(super) async fn bury_foreign(&self, delivery: Delivery, foreign: Foreign) -> Report {
-        let Foreign { message, why } = foreign;
-        let (id, name) = (message.id.as_deref(), message.kind.clone().unwrap_or_default());
-        tracing::error!(message.id = id, message.kind = %name, queue = %self.queue, reason = why, "message is not a task");
-        let id: Option<TaskId> = id.and_then(|id| id.parse().ok());
-        let outcome = self.dead_letter(delivery, message, DeadReason::Foreign, &why).await;
-        Report { id, name, outcome }
+    /// Passes on what a later release has enqueued, for a consumer that can read it. What is not a task at all, or has waited
+    /// for too long, is a dead letter.
+    pub(super) async fn turn_away(&self, delivery: Delivery, foreign: Foreign) -> Report {
+        let (id, name) = (foreign.message.id.clone(), foreign.message.kind.clone().unwrap_or_default());
+        let now = self.broker.clock().now();
+        let outcome = match foreign.wait(now) {
+            Err(why) => {
+                tracing::error!(message.id = id, message.kind = %name, queue = %self.queue, reason = why, "message is not a task");
+                self.dead_letter(delivery, foreign.message, DeadReason::Foreign, &why).await
+            }
+            Ok(wait) => {
+                if foreign.unread_since().is_none() {
+                    tracing::warn!(message.id = id, message.kind = %name, queue = %self.queue, reason = foreign.why, "task of a later release: left to a consumer that can read it");
+                }
+                let was_delivered = delivery.redelivered || envelope::lease(&foreign.message).is_some();
+                let returned = self.came_back(&delivery, foreign.returned());
+                let message = foreign.pass_on(self.queue.as_str(), returned, now);
+                let mut next = self.route.pass_on(message, wait, now);
+                if was_delivered {
+                    envelope::set_lease(&mut next.message, 0);
+                }
+                self.replace(delivery, &next).await;
+                Outcome::Deferred
+            }
+        };
+        Report { id: id.and_then(|id| id.parse().ok()), name, outcome }
+    }
+
+    /// How often it came back without an end: of the next message the broker counts from 0 again.
+    fn came_back(&self, delivery: &Delivery, noted: u32) -> u32 {
+        came_back(self.broker.counts_returns(), delivery.redelivered, delivery.returned, noted)
     }
 
     async fn dead_letter(

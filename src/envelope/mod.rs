@@ -32,9 +32,10 @@
 //! | `taskhare-reason`, `taskhare-dead-at` | of a dead letter: why, when; see [`Death`] |
 //!
 //! Other headers stay as they are, through retries and into the dead letters. A reader ignores headers that it does not
-//! know; a change that old readers would misunderstand raises the version, and they dead-letter it as foreign.
+//! know; a change that old readers would misunderstand raises the version, and they pass it on unread: see [`Foreign`].
 
 mod death;
+mod foreign;
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -63,12 +64,11 @@ pub(crate) use death::expired_at;
 pub(crate) use death::first_death;
 pub(crate) use death::last_queue;
 pub(crate) use death::set_death;
+pub(crate) use foreign::Foreign;
+pub(crate) use foreign::is_any_version;
 
-/// With the version. Most tasks have no header at all: a table, even of one entry, costs both ends more than all of the
-/// properties.
-const CONTENT_TYPE: &str = "application/vnd.taskhare.v1+msgpack";
-/// What the content types of all versions begin with.
-const ANY_VERSION: &str = "application/vnd.taskhare.v";
+use foreign::CONTENT_TYPE;
+use foreign::UNREAD_SINCE;
 
 const ENQUEUED_AT: &str = "taskhare-enqueued-at";
 const ATTEMPT: &str = "taskhare-attempt";
@@ -92,7 +92,7 @@ const FAILURES: &str = "taskhare-failures";
 const QUEUE: &str = "taskhare-queue";
 
 /// The headers that are fields of an [`Envelope`], or follow from where it goes.
-const OURS: [&str; 15] = [
+const OURS: [&str; 16] = [
     ENQUEUED_AT,
     ATTEMPT,
     MAX_ATTEMPTS,
@@ -108,6 +108,7 @@ const OURS: [&str; 15] = [
     TICK,
     SCHEDULE,
     QUEUE,
+    UNREAD_SINCE,
 ];
 
 /// A schedule, on the message of its tick. The task itself does not need it.
@@ -145,17 +146,15 @@ pub(crate) struct Envelope {
     pub(crate) rest: Headers,
 }
 
-/// A message that is not a task, and why not.
-#[derive(Clone, Debug)]
-pub(crate) struct Foreign {
-    pub(crate) message: Message,
-    pub(crate) why: String,
-}
-
 /// When a message may be started, and how long before that it was to arrive; read without opening it.
 pub(crate) fn due(message: &Message) -> Option<(Duration, Option<Duration>)> {
     let due = milliseconds(&message.headers, DUE)?;
     Some((due, milliseconds(&message.headers, HOLD)))
+}
+
+/// In which lane a message belongs, as far as this release understands it, read without opening it.
+pub(crate) fn priority(message: &Message) -> Priority {
+    message.headers.get(PRIORITY).and_then(Value::as_text).and_then(Priority::parse).unwrap_or_default()
 }
 
 /// Writes on a message for which queue it is, for whoever finds it where its key does not tell.
@@ -188,6 +187,13 @@ pub(crate) fn returned(message: &Message) -> u32 {
     let was_left = lease(message).is_some_and(|number| number > 0)
         && headers.get(FIRST_DEATH).and_then(Value::as_text) == Some("expired");
     noted.saturating_add(was_left.into())
+}
+
+/// Writes on a message how often it came back.
+fn note_returned(message: &mut Message, returned: u32) {
+    if returned > 0 {
+        message.headers.insert(RETURNED, i64::from(returned));
+    }
 }
 
 /// Numbers a message among the copies that one process holds of what it runs, from 1; 0 for one that nobody holds, of
@@ -303,7 +309,7 @@ impl Envelope {
         let headers = &message.headers;
         match message.content_type.as_deref() {
             Some(CONTENT_TYPE) => {}
-            Some(other) if other.starts_with(ANY_VERSION) => {
+            Some(other) if is_any_version(message) => {
                 return Err(format!("content type {other:?}; this release reads {CONTENT_TYPE:?}"));
             }
             other => {

@@ -8,7 +8,8 @@
 //! | `taskhare-missed` | how many events before these were never written; absent: none |
 //! | body | MessagePack: a list of entries with short names, or a [`ConsumerEvent`] |
 //!
-//! A reader leaves out entries of a kind that it does not know, and names.
+//! A reader leaves out entries and messages of a kind that it does not know, fields, and names; a reason that it does not
+//! know reads as foreign. Of a list that it cannot read it tells how long it is.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::Serialize;
 use serde::Serializer;
+use serde::de::IgnoredAny;
 use serde::ser::SerializeSeq;
 
 use super::Event;
@@ -150,23 +152,33 @@ impl Batch {
         message
     }
 
-    /// `None` if the message is something else, or of a later release.
+    /// `None` if the message is something else. What a later release may add has no events.
     pub(crate) fn open(message: &Message) -> Option<Self> {
         let headers = &message.headers;
         let source: Arc<str> = headers.get(SOURCE)?.as_text()?.into();
         let stamp = Stamp { source, sequence: headers.get(SEQUENCE)?.as_unsigned()? };
+        let missed = headers.get(MISSED).and_then(Value::as_unsigned).map(Event::Missed);
         let events = match message.kind.as_deref()? {
-            TASKS => {
-                let entries: Vec<Entry<'_>> = envelope::decode(&message.body).ok()?;
-                let missed = headers.get(MISSED).and_then(Value::as_unsigned).map(Event::Missed);
-                let tasks = entries.into_iter().flat_map(|entry| entry.events(&stamp.source));
-                missed.into_iter().chain(tasks.map(Event::Task)).collect()
+            TASKS => match envelope::decode::<Vec<Entry<'_>>>(&message.body) {
+                Ok(entries) => {
+                    let tasks = entries.into_iter().flat_map(|entry| entry.events(&stamp.source));
+                    missed.into_iter().chain(tasks.map(Event::Task)).collect()
+                }
+                Err(_) => missed.into_iter().chain([Event::Missed(length(&message.body))]).collect(),
+            },
+            CONSUMER => {
+                let said = envelope::decode(&message.body).map(Event::Consumer);
+                missed.into_iter().chain(said).collect()
             }
-            CONSUMER => vec![Event::Consumer(envelope::decode(&message.body).ok()?)],
-            _ => return None,
+            _ => Vec::new(),
         };
         Some(Self { stamp, events })
     }
+}
+
+/// How many entries there are, whatever they are; at least 1.
+fn length(body: &[u8]) -> u64 {
+    envelope::decode::<Vec<IgnoredAny>>(body).map_or(1, |entries| entries.len().max(1) as u64)
 }
 
 /// A message with what a consumer says.
@@ -318,7 +330,8 @@ impl<'a> Entry<'a> {
         let time = |micros: Option<u64>| micros.map(at_epoch);
         let span = |micros: Option<u64>| micros.map(Duration::from_micros);
         let text = || self.text.clone().map(Cow::into_owned);
-        let reason = self.reason.and_then(DeadReason::parse);
+        // As dead letters are read.
+        let reason = self.reason.map(|reason| DeadReason::parse(reason).unwrap_or(DeadReason::Foreign));
         let kind = Kind::ALL.into_iter().find(|kind| kind.as_str() == self.kind)?;
         Some(match kind {
             Kind::Accepted => TaskChange::Accepted {
@@ -467,8 +480,34 @@ mod tests {
         let batch = Batch::open(&sealed(TASKS, &stamp(), body)).unwrap();
         let [Event::Task(event)] = &batch.events[..] else { panic!("{batch:?}") };
         assert_eq!(event.change, TaskChange::Cancelled);
-        assert_eq!(Batch::open(&sealed("taskhare.later", &stamp(), Vec::new())), None);
+        for kind in ["taskhare.later", CONSUMER] {
+            let nothing = Batch { stamp: stamp(), events: Vec::new() };
+            assert_eq!(Batch::open(&sealed(kind, &stamp(), vec![0xc0])), Some(nothing), "{kind}");
+        }
         assert_eq!(Batch::open(&Message::default()), None);
+    }
+
+    #[test]
+    fn a_list_that_cannot_be_read_tells_how_much_is_missed() {
+        for (body, expected) in
+            [(envelope::encode(&vec![1, 2, 3]).unwrap(), 3), (vec![0xc1], 1), (Vec::new(), 1)]
+        {
+            let mut message = sealed(TASKS, &stamp(), body);
+            message.headers.insert(MISSED, 7);
+            assert_eq!(Batch::open(&message).unwrap().events, [Event::Missed(7), Event::Missed(expected)]);
+        }
+    }
+
+    #[test]
+    fn an_end_for_a_reason_of_a_later_release_is_an_end() {
+        let dead = TaskChange::Dead { reason: DeadReason::Rejected, error: None, total: None };
+        let mut entry = envelope::encode(&[Entry::of(None, &event(TaskId::new(), 1, dead), "")]).unwrap();
+        let at = entry.windows(8).position(|bytes| bytes == b"rejected").unwrap();
+        entry[at..at + 8].copy_from_slice(b"boredom!");
+        let batch = Batch::open(&sealed(TASKS, &stamp(), entry)).unwrap();
+        let [Event::Task(event)] = &batch.events[..] else { panic!("{batch:?}") };
+        let foreign = TaskChange::Dead { reason: DeadReason::Foreign, error: None, total: None };
+        assert_eq!(event.change, foreign);
     }
 
     /// An event of the first attempt of a task.

@@ -30,6 +30,8 @@ const ENDED: &str = "ended";
 const DOUBT: &str = "doubt";
 const LIST: &str = "list";
 const MARKER: &str = "marker";
+/// What this release knows.
+const KINDS: [&str; 8] = [PAUSE, RESUME, TRIGGER, REMOVE, ENDED, DOUBT, LIST, MARKER];
 
 /// The last message of an answer.
 const DONE: &str = "taskhare.schedule.done";
@@ -184,11 +186,14 @@ impl Record {
         bare(MARKER, id)
     }
 
-    /// Whether a message is meant to be an entry, be it one that this release cannot read.
-    pub(crate) fn is_entry(message: &Message) -> bool {
-        let table = message.headers.get(envelope::SCHEDULE);
-        message.content_type.is_some()
-            && matches!(table, Some(Value::Table(table)) if table.get("version").is_some())
+    /// Whether a message that cannot be [read](Self::read) is a schedule, a declaration or a command all the same: one of
+    /// a later release.
+    pub(crate) fn may_be_newer(message: &Message) -> bool {
+        if envelope::is_any_version(message) {
+            return matches!(message.headers.get(envelope::SCHEDULE), Some(Value::Table(_)));
+        }
+        let kind = message.kind.as_deref().and_then(|kind| kind.strip_prefix(PREFIX));
+        message.content_type.is_none() && kind.is_some_and(|kind| !kind.is_empty() && !KINDS.contains(&kind))
     }
 
     /// What a message is, or why it is nothing of ours.
@@ -397,6 +402,45 @@ mod tests {
         ] {
             let why = Record::read(broken.clone()).map(|_| ()).unwrap_err();
             assert!(why.contains(reason), "{reason}: {why}: {broken:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_later_release_may_have_written_is_told_from_what_is_broken() {
+        let pause = || Command::new(What::Pause("morning".to_owned()), NOW).seal();
+        let entry = || entries().remove(0).envelope(None, NOW).seal();
+        let declaration = || {
+            let definition = samples().remove(0);
+            Command::new(What::Declare(Box::new(definition)), NOW).seal()
+        };
+        let kind = |text: &'static str| Message { kind: Some(text.into()), ..pause() };
+        let content = |text: &'static str, message| Message { content_type: Some(text.into()), ..message };
+        let with = |name: &'static str, mut message: Message| {
+            let Some(Value::Table(table)) = message.headers.get(envelope::SCHEDULE) else {
+                panic!("a table")
+            };
+            let mut table = table.clone();
+            table.insert(name, "of a later release");
+            message.headers.insert(envelope::SCHEDULE, Value::Table(table));
+            message
+        };
+        const NEWER: &str = "application/vnd.taskhare.v2+msgpack";
+        for (message, expected) in [
+            (with("misfire", entry()), true),
+            (with("misfire", declaration()), true),
+            (content(NEWER, entry()), true),
+            (content(NEWER, declaration()), true),
+            (kind("taskhare.schedule.explode"), true),
+            (kind("taskhare.schedule."), false),
+            (kind("explode"), false),
+            (content("text/plain", entry()), false),
+            (content("text/plain", kind("taskhare.schedule.explode")), false),
+            (content(NEWER, Message::default()), false),
+            (Message { headers: Headers::new(), ..pause() }, false),
+            (Message::default(), false),
+        ] {
+            assert!(Record::read(message.clone()).is_err(), "{message:?}");
+            assert_eq!(Record::may_be_newer(&message), expected, "{message:?}");
         }
     }
 

@@ -126,8 +126,11 @@ impl Active<'_> {
     ) {
         let times = match Times::of(&definition.cadence) {
             Ok(times) => times,
-            // Of a later release.
-            Err(error) => return self.refuse(&command, message, Answer::Refused(error.to_string())),
+            // Of a later release. It stays in the ledger for one that can read it: nobody would declare it again.
+            Err(error) => {
+                tracing::error!(schedule = %name, %error, "a declaration that is not understood: it is left alone");
+                return self.ledger.leave_alone(message);
+            }
         };
         self.queues.add(&definition.queue).await;
         // Whoever declares it may have a clock that is ahead of ours.

@@ -46,7 +46,7 @@ pub(super) struct Ledger {
     written: u64,
     /// The last marker that was delivered. Held, so that who is next learns of it even if there are no schedules.
     pin: Option<(Delivery, Instant)>,
-    /// Entries of a later release, kept for a scheduler that can read them.
+    /// What is of a later release, kept for a scheduler that can read it.
     unread: Vec<Delivery>,
 }
 
@@ -101,7 +101,7 @@ impl Ledger {
         loop {
             let Poll::Ready(delivery) = self.tenure.poll_next(cx) else { return Poll::Pending };
             let Some(mut delivery) = delivery else { return Poll::Ready(None) };
-            let is_entry = Record::is_entry(&delivery.message);
+            let may_be_newer = Record::may_be_newer(&delivery.message);
             match Record::read(std::mem::take(&mut delivery.message)) {
                 Ok(Record::Marker(id)) => {
                     if let Some((older, _)) = self.pin.replace((delivery, Instant::now())) {
@@ -114,8 +114,8 @@ impl Ledger {
                     return Poll::Ready(Some(Event::Marked));
                 }
                 Ok(record) => return Poll::Ready(Some(Event::Delivered(record, delivery))),
-                Err(why) if is_entry => {
-                    tracing::error!(broker.queue = %self.key, reason = why, "a schedule that this release does not understand: it is left alone");
+                Err(why) if may_be_newer => {
+                    tracing::error!(broker.queue = %self.key, reason = why, "a schedule, or a command, that this release does not understand: it is left alone");
                     self.leave_alone(delivery);
                 }
                 Err(why) => {
@@ -165,9 +165,9 @@ impl Ledger {
         self.pin.as_ref().map(|(_, since)| *since)
     }
 
-    /// Keeps an entry of a later release: to give it back is to get it again at once.
-    pub(super) fn leave_alone(&mut self, entry: Delivery) {
-        self.unread.push(entry);
+    /// Keeps what is of a later release: to give it back is to get it again at once.
+    pub(super) fn leave_alone(&mut self, unread: Delivery) {
+        self.unread.push(unread);
     }
 
     /// A message of ours that was sent then has come back.

@@ -15,6 +15,7 @@ mod lanes;
 #[cfg(feature = "limits")]
 mod limits;
 mod long;
+mod mixed_releases;
 mod output;
 mod progress;
 mod quarantine;

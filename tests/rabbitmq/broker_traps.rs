@@ -29,7 +29,7 @@ impl Task for Count {
 }
 
 async fn broker() -> (Broker, String) {
-    let url = TestBroker::shared().await.unwrap().fresh_vhost().await.unwrap();
+    let url = fresh_vhost().await;
     (Broker::connect(&url).await.unwrap(), url)
 }
 

@@ -6,6 +6,7 @@ use taskhare::Error;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
+use tokio::net::TcpStream;
 
 async fn refusal(url: &str) -> Error {
     let mut options = options(url);
@@ -49,7 +50,7 @@ async fn where_nothing_listens_all_hosts_are_named_with_the_cause() {
 
 #[tokio::test]
 async fn of_several_hosts_one_that_answers_is_enough() {
-    let url = TestBroker::shared().await.unwrap().fresh_vhost().await.unwrap();
+    let url = fresh_vhost().await;
     let amqp = Amqp::connect(options(&format!("amqp://127.0.0.1:1,{url}"))).await.unwrap();
     amqp.declare(&queue("q", QUORUM)).await.unwrap();
 }
@@ -117,38 +118,66 @@ async fn a_proxy_with_nothing_behind_it_is_not_taken_for_a_wrong_password() {
 #[tokio::test]
 async fn a_broker_that_is_too_old_or_not_rabbitmq_is_refused() {
     for (product, version) in [("RabbitMQ", "3.9.29"), ("LavinMQ", "4.0.0")] {
-        let url = impostor(product, version).await;
+        let url = impostor(product, version, "").await;
         let error = refusal(&url).await;
         assert!(matches!(&error, Error::UnsupportedBroker { version: v, .. } if v == version), "{error:?}");
     }
 }
 
-/// Speaks just enough AMQP to be asked who it is.
-async fn impostor(product: &str, version: &str) -> String {
-    let method = |class: u16, id: u16, arguments: &[u8]| {
-        let payload = [&class.to_be_bytes()[..], &id.to_be_bytes(), arguments].concat();
-        let size = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        [&[1, 0, 0][..], &size, &payload, &[0xCE]].concat()
-    };
+/// As RabbitMQ 3.10.8 does that was started without the flag, word for word.
+#[tokio::test]
+async fn a_broker_with_streams_switched_off_is_told_by_the_flag_to_enable() {
+    let text = "INTERNAL_ERROR - Cannot declare a queue 'queue 'taskhare.control' in vhost '/'' of type 'rabbit_stream_queue' on node 'rabbit@localhost': the corresponding feature flag is disabled";
+    let url = impostor("RabbitMQ", "3.10.8", text).await;
+    let amqp = Amqp::connect(options(&url)).await.unwrap();
+    let error = amqp.declare(&queue("taskhare.control", QUORUM)).await.unwrap_err();
+    assert!(matches!(&error, Error::FeatureDisabled { .. }), "{error:?}");
+    assert!(error.to_string().contains("`rabbitmqctl enable_feature_flag stream_queue`"), "{error}");
+}
+
+/// Speaks just enough AMQP to be asked who it is. Who declares a queue loses the connection because of `text`.
+async fn impostor(product: &str, version: &str, text: &str) -> String {
     let (product, version) = (raw::long(product.as_bytes()), raw::long(version.as_bytes()));
     let properties = raw::table(&[(b"product", b'S', &product), (b"version", b'S', &version)]);
-    let start =
-        method(10, 10, &[&[0, 9][..], &properties, &raw::long(b"PLAIN"), &raw::long(b"en_US")].concat());
-    let tune = method(10, 30, &[7, 255, 0, 2, 0, 0, 0, 60]);
-    let open_ok = method(10, 41, &[0]);
+    let start = [&[0, 9][..], &properties, &raw::long(b"PLAIN"), &raw::long(b"en_US")].concat();
+    let close = [&541_u16.to_be_bytes()[..], &raw::short(text), &[0, 50, 0, 10]].concat();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("amqp://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut buffer = [0; 4096];
-        for answer in [start, tune, open_ok] {
-            assert!(stream.read(&mut buffer).await.unwrap() > 0);
-            stream.write_all(&answer).await.unwrap();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut protocol = [0; 8];
+            stream.read_exact(&mut protocol).await.unwrap();
+            answer(&mut stream, 0, (10, 10), &start).await;
+            // Until the other side hangs up.
+            while let Some((channel, method)) = asked(&mut stream).await {
+                match method {
+                    (10, 11) => answer(&mut stream, 0, (10, 30), &[7, 255, 0, 2, 0, 0, 0, 60]).await,
+                    (10, 40) => answer(&mut stream, 0, (10, 41), &[0]).await,
+                    (20, 10) => answer(&mut stream, channel, (20, 11), &raw::long(b"")).await,
+                    (50, 10) => answer(&mut stream, 0, (10, 50), &close).await,
+                    _ => {}
+                }
+            }
         }
-        // Until the other side hangs up.
-        while stream.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
     });
     url
+}
+
+/// The next method that is called, and on which channel.
+async fn asked(stream: &mut TcpStream) -> Option<(u16, (u16, u16))> {
+    let mut head = [0; 7];
+    stream.read_exact(&mut head).await.ok()?;
+    let mut rest = vec![0; u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize + 1];
+    stream.read_exact(&mut rest).await.ok()?;
+    let number = |at: usize| rest.get(at..at + 2).map_or(0, |two| u16::from_be_bytes([two[0], two[1]]));
+    Some((u16::from_be_bytes([head[1], head[2]]), (number(0), number(2))))
+}
+
+async fn answer(stream: &mut TcpStream, channel: u16, (class, id): (u16, u16), arguments: &[u8]) {
+    let payload = [&class.to_be_bytes()[..], &id.to_be_bytes(), arguments].concat();
+    let size = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let frame = [&[1][..], &channel.to_be_bytes(), &size, &payload, &[0xCE]].concat();
+    stream.write_all(&frame).await.unwrap();
 }
 
 #[tokio::test]

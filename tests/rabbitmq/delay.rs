@@ -67,7 +67,7 @@ struct Setting {
 
 async fn setting() -> Setting {
     let lab = TestBroker::shared().await.unwrap();
-    let url = lab.fresh_vhost().await.unwrap();
+    let url = fresh_vhost().await;
     let broker = Broker::connect(&url).await.unwrap();
     let producer = Producer::builder(&broker).build().await.unwrap();
     Setting { producer, broker, management: lab.management(), vhost: vhost_of(&url).unwrap(), url }

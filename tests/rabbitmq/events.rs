@@ -34,7 +34,7 @@ struct Setting {
 }
 
 async fn setting(with: impl FnOnce(BrokerBuilder) -> BrokerBuilder) -> Setting {
-    let url = TestBroker::shared().await.unwrap().fresh_vhost().await.unwrap();
+    let url = fresh_vhost().await;
     let broker = with(Broker::builder().url(&url)).connect().await.unwrap();
     let producer = Producer::builder(&broker).queue("default").build().await.unwrap();
     Setting { url, broker, producer }

@@ -29,7 +29,7 @@ const WEIGHTS: [usize; 3] = [16, 4, 1];
 type Log = Arc<Mutex<Vec<Priority>>>;
 
 async fn broker() -> Broker {
-    let url = TestBroker::shared().await.unwrap().fresh_vhost().await.unwrap();
+    let url = fresh_vhost().await;
     Broker::connect(&url).await.unwrap()
 }
 

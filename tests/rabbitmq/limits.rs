@@ -31,7 +31,7 @@ impl Task for Free {
 }
 
 async fn setting(calls: usize) -> (Broker, Producer) {
-    let url = TestBroker::shared().await.unwrap().fresh_vhost().await.unwrap();
+    let url = fresh_vhost().await;
     let broker = Broker::connect(&url).await.unwrap();
     let producer = Producer::builder(&broker).build().await.unwrap();
     for task in producer.enqueue_all(vec![Call; calls]).await {

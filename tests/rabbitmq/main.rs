@@ -17,6 +17,7 @@ mod long;
 mod management;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod mixed_releases;
 mod network;
 mod operator;
 mod publish;
@@ -37,8 +38,10 @@ mod tls;
 mod traces;
 mod traps;
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -72,6 +75,35 @@ const SILENCE: Duration = Duration::from_millis(300);
 
 const QUORUM: QueueKind = QueueKind::Quorum { group_size: 3, delivery_limit: 1_000_000 };
 
+/// A virtual host on the broker that all tests share, until the test ends that asks for it: thousands of idle queues
+/// would slow down those after it, above all on 4.3.
+async fn fresh_vhost() -> String {
+    static ENDED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+    #[derive(Default)]
+    struct OfThisTest(Vec<String>);
+
+    impl Drop for OfThisTest {
+        fn drop(&mut self) {
+            ENDED.lock().unwrap().append(&mut self.0);
+        }
+    }
+
+    thread_local! {
+        // Each test has a thread of its own.
+        static OURS: RefCell<OfThisTest> = RefCell::default();
+    }
+
+    let broker = TestBroker::shared().await.unwrap();
+    let ended = std::mem::take(&mut *ENDED.lock().unwrap());
+    for url in ended {
+        broker.remove_vhost(&url).await.unwrap();
+    }
+    let url = broker.fresh_vhost().await.unwrap();
+    OURS.with_borrow_mut(|ours| ours.0.push(url.clone()));
+    url
+}
+
 /// [`Transport::publish`] for messages made for the occasion.
 #[async_trait]
 trait Post {
@@ -95,12 +127,15 @@ struct Lab {
 impl Lab {
     /// On the broker that all tests share.
     async fn new() -> Self {
-        Self::on(TestBroker::shared().await.unwrap()).await
+        Self::at(&fresh_vhost().await).await
     }
 
     async fn on(broker: &TestBroker) -> Self {
-        let url = broker.fresh_vhost().await.unwrap();
-        let lab = Self::connected_to(&url).await;
+        Self::at(&broker.fresh_vhost().await.unwrap()).await
+    }
+
+    async fn at(url: &str) -> Self {
+        let lab = Self::connected_to(url).await;
         lab.amqp.declare(&queue("q", QUORUM)).await.unwrap();
         lab
     }

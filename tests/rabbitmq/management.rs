@@ -138,7 +138,7 @@ impl Process {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_hangs_is_run_by_another_when_the_connection_of_its_consumer_is_closed() {
-    let url = TestBroker::shared().await.unwrap().fresh_vhost().await.unwrap();
+    let url = fresh_vhost().await;
     let hanging = Process::start(&url, "hanging", 1).await;
     let producer = Producer::builder(&hanging.broker).build().await.unwrap();
     let task = producer.enqueue(Hang).await.unwrap();
@@ -164,7 +164,7 @@ async fn what_hangs_is_run_by_another_when_the_connection_of_its_consumer_is_clo
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_no_other_consumer_is_the_same_one_starts_the_task_beside_the_one_that_hangs() {
-    let url = TestBroker::shared().await.unwrap().fresh_vhost().await.unwrap();
+    let url = fresh_vhost().await;
     let hanging = Process::start(&url, "hanging", 2).await;
     let producer = Producer::builder(&hanging.broker).build().await.unwrap();
     let task = producer.enqueue(Hang).await.unwrap();

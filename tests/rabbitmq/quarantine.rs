@@ -24,7 +24,7 @@ impl Task for Wait {
 type Started = Arc<Mutex<Vec<TaskId>>>;
 
 async fn broker(replication: Replication) -> Broker {
-    let url = TestBroker::shared().await.unwrap().fresh_vhost().await.unwrap();
+    let url = fresh_vhost().await;
     Broker::builder().url(&url).replication(replication).connect().await.unwrap()
 }
 

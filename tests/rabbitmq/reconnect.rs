@@ -15,7 +15,7 @@ pub(crate) struct Proxied {
 
 impl Proxied {
     pub(crate) async fn new() -> Self {
-        let url = TestBroker::shared().await.unwrap().fresh_vhost().await.unwrap();
+        let url = fresh_vhost().await;
         let proxy = Proxy::start(&url).await.unwrap();
         let mut options = options(&proxy.url(&url).unwrap());
         options.heartbeat = Duration::from_secs(2);

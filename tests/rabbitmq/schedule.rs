@@ -77,7 +77,7 @@ struct Setting {
 
 async fn setting() -> Setting {
     let lab = TestBroker::shared().await.unwrap();
-    let url = lab.fresh_vhost().await.unwrap();
+    let url = fresh_vhost().await;
     let (broker, ticks) = (Broker::connect(&url).await.unwrap(), Ticks::default());
     let consumer = ticks.handle(&broker).await;
     let (management, vhost) = (lab.management(), vhost_of(&url).unwrap());

@@ -80,7 +80,7 @@ async fn read(broker: &Broker, id: TaskId) -> (Standing, u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_status_reads_the_history_from_the_beginning_of_the_task_to_its_end() {
-    let url = TestBroker::shared().await.unwrap().fresh_vhost().await.unwrap();
+    let url = fresh_vhost().await;
     let broker = connect(&url).await;
     let producer = Producer::builder(&broker).build().await.unwrap();
     let _consumer = stepper(&broker).await;
@@ -108,7 +108,7 @@ async fn a_status_reads_the_history_from_the_beginning_of_the_task_to_its_end() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_life_is_followed_from_another_process_over_connections_that_are_lost() {
-    let url = TestBroker::shared().await.unwrap().fresh_vhost().await.unwrap();
+    let url = fresh_vhost().await;
     let (broker, asker) = (connect(&url).await, connect(&url).await);
     let producer = Producer::builder(&broker).build().await.unwrap();
     let _consumer = stepper(&broker).await;
@@ -129,7 +129,7 @@ async fn a_life_is_followed_from_another_process_over_connections_that_are_lost(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn progress_is_seen_in_another_process_in_order() {
-    let url = TestBroker::shared().await.unwrap().fresh_vhost().await.unwrap();
+    let url = fresh_vhost().await;
     let (broker, asker) = (connect(&url).await, connect(&url).await);
     let producer = Producer::builder(&broker).build().await.unwrap();
     let _consumer = stepper(&broker).await;

@@ -49,7 +49,7 @@ impl Task for Impostor {
 }
 
 pub(crate) async fn broker() -> (Broker, String) {
-    let url = TestBroker::shared().await.unwrap().fresh_vhost().await.unwrap();
+    let url = fresh_vhost().await;
     (Broker::connect(&url).await.unwrap(), url)
 }
 

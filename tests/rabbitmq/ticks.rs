@@ -28,7 +28,7 @@ impl Task for Report {
 
 /// A broker with the queue of the schedules, which is empty.
 async fn broker(replication: Replication) -> Broker {
-    let url = TestBroker::shared().await.unwrap().fresh_vhost().await.unwrap();
+    let url = fresh_vhost().await;
     let broker = Broker::builder().url(&url).replication(replication).delivery_limit(1);
     let broker = broker.connect().await.unwrap();
     let producer = Producer::builder(&broker).build().await.unwrap();

@@ -167,6 +167,7 @@ pub(crate) fn long(bytes: &[u8]) -> Vec<u8> {
     [&(bytes.len() as u32).to_be_bytes(), bytes].concat()
 }
 
-fn short(text: &str) -> Vec<u8> {
+/// A short string, of at most 255 bytes, as it goes over the wire.
+pub(crate) fn short(text: &str) -> Vec<u8> {
     [&[text.len() as u8], text.as_bytes()].concat()
 }

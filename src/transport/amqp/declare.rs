@@ -123,10 +123,14 @@ async fn declare_from(
         Ok(None) => Ok(Stopped { at: usize::MAX, closed: None }),
         Ok(Some(at)) => match closing.reason() {
             Some(closed) => Ok(Stopped { at, closed: Some(closed) }),
-            None => Err(DeclareError::Lost(session.health().why())),
+            None => Err(lost(session.health().why())),
         },
-        Err(Failure::Lost(why) | Failure::Refused(why)) => Err(DeclareError::Lost(why)),
+        Err(Failure::Lost(why) | Failure::Refused(why)) => Err(lost(why)),
     }
+}
+
+fn lost(why: String) -> DeclareError {
+    refusal::disabled(&why).map_or(DeclareError::Lost(why), DeclareError::Refused)
 }
 
 impl Object {

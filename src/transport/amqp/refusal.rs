@@ -64,6 +64,14 @@ pub(super) fn declare(object: &str, closed: &Closed) -> Error {
     }
 }
 
+/// The meaning of a connection lost while queues were declared, if that was because of a kind of queue that is switched off:
+/// the broker ends the connection then, not the channel, and would do so again on the next.
+pub(super) fn disabled(why: &str) -> Option<Error> {
+    let (object, rest) = why.split_once("Cannot declare a queue '")?.1.split_once("' of type 'rabbit_")?;
+    let feature = rest.split(|c: char| !c.is_ascii_lowercase() && c != '_').next()?;
+    Some(Error::FeatureDisabled { object: object.to_owned(), feature: feature.to_owned() })
+}
+
 fn failed(object: &str, closed: &Closed) -> Error {
     Error::Declare { object: object.to_owned(), reason: closed.text.clone() }
 }
@@ -238,6 +246,27 @@ mod tests {
                 other => panic!("{text}: {other:?}"),
             }
             assert!(!is_transient(&closed(406, &text)), "{text}");
+        }
+    }
+
+    // Verbatim from RabbitMQ 3.10.8, where it is switched off. Cut off at 255 bytes, if the names are long.
+    #[test]
+    fn a_kind_of_queue_that_is_switched_off_is_named_by_its_feature_flag() {
+        let text = "541 INTERNAL_ERROR - Cannot declare a queue 'queue 's' in vhost '/'' of type 'rabbit_stream_queue' on node 'rabbit@localhost': the corresponding feature flag is disabled";
+        for (text, feature) in [
+            (text.to_owned(), Some("stream_queue")),
+            (format!("{text}: connection is closed"), Some("stream_queue")),
+            (text.replace("stream", "quorum"), Some("quorum_queue")),
+            (text.split_once("on node").unwrap().0.to_owned(), Some("stream_queue")),
+            ("541 INTERNAL_ERROR".to_owned(), None),
+            ("the socket was closed, or the broker fell silent".to_owned(), None),
+        ] {
+            match (disabled(&text), feature) {
+                (Some(Error::FeatureDisabled { object, feature }), Some(expected)) => {
+                    assert_eq!((object.as_str(), feature.as_str()), ("queue 's' in vhost '/'", expected));
+                }
+                (found, expected) => assert!(found.is_none() && expected.is_none(), "{text}: {found:?}"),
+            }
         }
     }
 
