@@ -5,6 +5,7 @@ use std::time::Duration;
 use amqprs::error::Error as ClientError;
 
 use crate::error::Error;
+use crate::transport::PublishError;
 use crate::transport::amqp::url::Endpoint;
 
 /// RabbitMQ waits 3 seconds before it hangs up on a wrong password, and says nothing. A proxy without a broker behind
@@ -116,6 +117,14 @@ pub(super) fn consume(queue: &str, closed: &Closed) -> Error {
 /// has it closed gives another reason.
 pub(super) fn is_end_of_broker(code: u16, text: &str) -> bool {
     code == 320 && text.contains("broker forced connection closure")
+}
+
+/// The meaning of a channel closed because of a publish.
+pub(super) fn publish(closed: Closed) -> PublishError {
+    match closed.code {
+        403 => PublishError::Forbidden(closed.text),
+        _ => PublishError::Refused(closed.text),
+    }
 }
 
 /// Whether a channel may have been closed because of a publish to `exchange` with a body of `size` bytes. Others on the
