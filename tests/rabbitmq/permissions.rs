@@ -101,7 +101,7 @@ fn consumer(broker: &Broker) -> ConsumerBuilder {
                 Order::Reject => Err(TaskError::reject("as told")),
                 Order::Wait => {
                     ctx.cancellation().cancelled().await;
-                    Err(TaskError::reject("stopped"))
+                    Err(std::io::Error::other("stopped").into())
                 }
             }
         }
@@ -226,7 +226,8 @@ async fn a_consumer_of_long_tasks_has_a_queue_of_its_own() {
         .start()
         .await
         .unwrap();
-    let task = producer(&shop.owner().await).await.enqueue(Order::Succeed).await.unwrap();
+    let producer = producer(&shop.owner().await).await;
+    let task = producer.enqueue(Order::Succeed).await.unwrap();
     let leases = async || {
         let queues =
             TestBroker::shared().await.unwrap().management().queues(&vhost_of(&shop.url).unwrap()).await;
