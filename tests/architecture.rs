@@ -29,7 +29,7 @@ const LAYERS: &[&[&str]] = &[
     &["dead", "schedules"],
     &["events"],
     &["producer", "consumer", "scheduler"],
-    &["testing"],
+    &["testing", "fuzzing"],
     &["lib"],
 ];
 

@@ -17,6 +17,7 @@ mod long;
 mod management;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod nesting;
 mod permissions;
 mod publish;
 mod quarantine;
