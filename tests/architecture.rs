@@ -13,7 +13,8 @@ use std::path::Path;
 const LAYERS: &[&[&str]] = &[
     &["outcome"],
     &["error", "hook", "lock", "instance", "url"],
-    &["management", "name", "message", "clock", "lane", "retry", "tls"],
+    &["tls"],
+    &["management", "name", "message", "clock", "lane", "retry"],
     &["cadence"],
     &["task", "failures"],
     &["tick", "progress"],

@@ -118,9 +118,9 @@ mod tests {
             sized(&[0x90], 0),
             sized(&[0x80], 0),
         ] {
-            // 200 of each, in a list.
-            bytes.extend([0xdc, 0, 200]);
-            bytes.extend(value.repeat(200));
+            // Five of each, in a list.
+            bytes.push(0x95);
+            bytes.extend(value.repeat(5));
         }
         [&[0x9f][..], &bytes[..], &[0x9f][..], &[0xc0; 15]].concat()
     }

@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use ureq::http::HeaderValue;
 use ureq::http::Method;
 use ureq::http::Request;
+use ureq::tls::TlsConfig;
 
 use crate::error::Error;
 use crate::error::Result;
@@ -66,8 +67,14 @@ impl fmt::Debug for Http {
 }
 
 impl Http {
-    pub(super) fn new(endpoints: Vec<Endpoint>, timeout: Duration, largest_answer: u64) -> Self {
+    pub(super) fn new(
+        endpoints: Vec<Endpoint>,
+        tls: TlsConfig,
+        timeout: Duration,
+        largest_answer: u64,
+    ) -> Self {
         let agent = ureq::Agent::config_builder()
+            .tls_config(tls)
             .http_status_as_error(false)
             // Another address might not be the broker's, and the password is for that alone.
             .max_redirects(0)
