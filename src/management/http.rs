@@ -10,10 +10,11 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use ureq::config::ConfigBuilder;
 use ureq::http::HeaderValue;
 use ureq::http::Method;
 use ureq::http::Request;
-use ureq::tls::TlsConfig;
+use ureq::typestate::AgentScope;
 
 use crate::error::Error;
 use crate::error::Result;
@@ -69,12 +70,11 @@ impl fmt::Debug for Http {
 impl Http {
     pub(super) fn new(
         endpoints: Vec<Endpoint>,
-        tls: TlsConfig,
+        settings: ConfigBuilder<AgentScope>,
         timeout: Duration,
         largest_answer: u64,
     ) -> Self {
-        let agent = ureq::Agent::config_builder()
-            .tls_config(tls)
+        let agent = settings
             .http_status_as_error(false)
             // Another address might not be the broker's, and the password is for that alone.
             .max_redirects(0)

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+#[cfg(feature = "tls")]
 use ureq::tls::TlsConfig;
 
 use crate::error::Error;
@@ -126,8 +127,11 @@ impl ManagementBuilder {
             return Err(zero("largest_answer"));
         }
         let endpoints = Endpoint::parse(&self.urls)?;
-        let tls = self.tls_config(&endpoints)?;
-        Ok(Management { http: Arc::new(Http::new(endpoints, tls, self.timeout, self.largest_answer)) })
+        let settings = ureq::Agent::config_builder();
+        #[cfg(feature = "tls")]
+        let settings = settings.tls_config(self.tls_config(&endpoints)?);
+        let http = Http::new(endpoints, settings, self.timeout, self.largest_answer);
+        Ok(Management { http: Arc::new(http) })
     }
 
     #[cfg(feature = "tls")]
@@ -141,12 +145,6 @@ impl ManagementBuilder {
             None if !is_tls => Ok(TlsConfig::default()),
             tls => tls::config(&tls.clone().unwrap_or_default()),
         }
-    }
-
-    #[cfg(not(feature = "tls"))]
-    #[allow(clippy::unused_self, clippy::unnecessary_wraps, reason = "as with the feature `tls`")]
-    fn tls_config(&self, _: &[Endpoint]) -> Result<TlsConfig> {
-        Ok(TlsConfig::default())
     }
 }
 
