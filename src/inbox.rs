@@ -8,15 +8,13 @@ use std::sync::Weak;
 
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::broker::Broker;
 use crate::error::Result;
 use crate::lock::Lock;
 use crate::message::Message;
 use crate::name::Name;
 use crate::task::TaskId;
-use crate::topology;
-use crate::topology::Names;
 use crate::transport::Subscribe;
-use crate::transport::Transport;
 
 const PREFETCH: u16 = 256;
 
@@ -39,15 +37,13 @@ pub(crate) struct Place<W> {
 impl<W: Send + 'static> Inbox<W> {
     /// Makes the queue, and gives all that comes there to `receive`, with those that wait.
     pub(crate) async fn open(
-        transport: &dyn Transport,
-        names: &Names,
+        broker: &Broker,
         tag: &str,
         mut receive: impl FnMut(Message, &mut Waiting<W>) + Send + 'static,
     ) -> Result<Self> {
         let key = Name::new("reply key", TaskId::new().to_string())?;
-        let queue = names.outputs_queue(&key);
-        transport.declare(&topology::of_outputs(names, &queue, &key)).await?;
-        let mut subscription = transport.subscribe(Subscribe::new(queue, PREFETCH, tag)).await?;
+        let queue = broker.declare_outputs(&key).await?;
+        let mut subscription = broker.transport().subscribe(Subscribe::new(queue, PREFETCH, tag)).await?;
         let waiting = Arc::new(Lock::new(Waiting::new()));
         let all = waiting.clone();
         let reader = tokio::spawn(async move {

@@ -401,7 +401,9 @@ impl Inner {
             let error = match self.desk.transport.publish_apart(publish, PATIENCE).await {
                 Ok(()) => return true,
                 Err(PublishError::Closed) => return false,
-                Err(error @ PublishError::Refused(_)) if !error.is_missing() => {
+                Err(error @ (PublishError::Forbidden(_) | PublishError::Refused(_)))
+                    if !error.is_missing() =>
+                {
                     tracing::error!(%error, "the broker refuses events: nothing is told of tasks any more");
                     return false;
                 }
@@ -763,7 +765,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_broker_that_refuses_events_is_not_asked_again() {
         let (fake, journal, start) = setup();
-        let refused = || Answer::Refuses(PublishError::Refused("ACCESS_REFUSED".to_owned()));
+        let refused = || Answer::Refuses(PublishError::Forbidden("ACCESS_REFUSED".to_owned()));
         fake.answer(refused());
         journal.settle(fake.ack(1), 1.0, [event(1)]);
         journal.confirm([event(2)]).await;

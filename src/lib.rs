@@ -97,6 +97,9 @@ mod error;
 mod event;
 mod events;
 mod failures;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handler;
 mod hook;
 mod inbox;

@@ -62,6 +62,9 @@ impl Place {
         let result = self.transport.publish(&publish, timeout).await;
         result.map_err(|error| match error {
             PublishError::Closed => Error::Closed,
+            PublishError::Forbidden(reason) => {
+                Error::AccessRefused { action: format!("append to stream '{}'", self.stream), reason }
+            }
             error => Error::Append { stream: self.stream.to_string(), source: Box::new(error) },
         })
     }

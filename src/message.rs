@@ -128,6 +128,12 @@ impl From<String> for Value {
     }
 }
 
+/// A timestamp since the Unix epoch. Anybody may write any; what is after the year 9999 is taken for its end, which every
+/// clock can show.
+pub(crate) fn since_epoch(timestamp: u64) -> Duration {
+    Duration::from_secs(timestamp.min(253_402_300_799))
+}
+
 /// As headers count, but rounded up: for what must not be early.
 pub(crate) fn whole_milliseconds(time: Duration) -> Duration {
     let beyond = time.subsec_nanos() % 1_000_000;

@@ -148,6 +148,9 @@ pub(crate) fn refused(error: PublishError, id: TaskId, queue: &QueueName) -> Err
     match error {
         PublishError::Unroutable => Error::Unroutable { id, queue },
         PublishError::Rejected => Error::Rejected { id, queue, reason: FULL.to_owned() },
+        PublishError::Forbidden(reason) => {
+            Error::AccessRefused { action: format!("enqueue task {id} in queue '{queue}'"), reason }
+        }
         PublishError::Refused(reason) => Error::Rejected { id, queue, reason },
         PublishError::Unconfirmed { waited, last_loss } => {
             Error::Unconfirmed { id, queue, waited, last_loss }

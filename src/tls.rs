@@ -6,6 +6,8 @@ use std::sync::Arc;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::RootCertStore;
+#[cfg(feature = "management")]
+use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
@@ -15,7 +17,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use crate::error::Error;
 use crate::error::Result;
 
-/// TLS settings of a [`Broker`](crate::Broker) with `amqps://` in its URL.
+/// TLS settings of a [`Broker`](crate::Broker) with `amqps://` in its URL, or a management client with `https://`.
 ///
 /// Without any the broker's certificate must be signed by an authority that this system trusts, and name the host of the
 /// URL. There is no way to leave that out. TLS 1.3 and 1.2, by rustls.
@@ -44,9 +46,20 @@ pub struct Tls {
 }
 
 /// Who we are.
-struct Identity {
-    chain: Vec<CertificateDer<'static>>,
+pub(crate) struct Identity {
+    pub(crate) chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
+    /// The key as it was given.
+    #[cfg(feature = "management")]
+    pub(crate) pem: Vec<u8>,
+}
+
+/// Settings for a client with a TLS of its own, as it takes them. They can be used.
+#[cfg(feature = "management")]
+pub(crate) struct Plain {
+    pub(crate) roots: Vec<CertificateDer<'static>>,
+    pub(crate) identity: Option<Arc<Identity>>,
+    pub(crate) provider: Arc<CryptoProvider>,
 }
 
 /// Settings that can be used.
@@ -84,20 +97,25 @@ impl Tls {
     pub fn client_certificate(mut self, chain: &[u8], key: &[u8]) -> Result<Self> {
         let chain = certificates(chain)?;
         // The error might repeat what it could not read.
-        let key =
+        let read =
             PrivateKeyDer::from_pem_slice(key).map_err(|_| invalid("there is no private key in the PEM"))?;
-        self.identity = Some(Arc::new(Identity { chain, key }));
+        self.identity = Some(Arc::new(Identity {
+            chain,
+            key: read,
+            #[cfg(feature = "management")]
+            pem: key.to_vec(),
+        }));
         Ok(self)
     }
 
     /// Logs in with the client certificate instead of user and password (`EXTERNAL`). The broker needs its plugin
-    /// `rabbitmq_auth_mechanism_ssl`.
+    /// `rabbitmq_auth_mechanism_ssl`. The management API knows no such login: there it does nothing.
     pub fn login_by_certificate(mut self) -> Self {
         self.logs_in = true;
         self
     }
 
-    /// What the broker's certificate must name, if that is not the host of the URL.
+    /// What the broker's certificate must name, if that is not the host of the URL. Not for the management API.
     pub fn server_name(mut self, name: &str) -> Self {
         self.server_name = Some(name.to_owned());
         self
@@ -120,7 +138,7 @@ impl Tls {
             .with_root_certificates(self.store()?);
         let config = match self.identity.as_deref() {
             None => config.with_no_client_auth(),
-            Some(Identity { chain, key }) => {
+            Some(Identity { chain, key, .. }) => {
                 config.with_client_auth_cert(chain.clone(), key.clone_key()).map_err(invalid)?
             }
         };
@@ -131,11 +149,24 @@ impl Tls {
         })
     }
 
+    /// The same, for a client that verifies the host of its URL and nothing else.
+    #[cfg(feature = "management")]
+    pub(crate) fn plain(&self) -> Result<Plain> {
+        if self.server_name.is_some() {
+            return Err(invalid(
+                "the management API is known by the host of its URL, not by a `server_name`",
+            ));
+        }
+        // It would panic on what cannot be used.
+        Self { logs_in: false, ..self.clone() }.secured()?;
+        let roots = if self.roots.is_empty() { native() } else { self.roots.clone() };
+        Ok(Plain { roots, identity: self.identity.clone(), provider: Arc::new(ring::default_provider()) })
+    }
+
     fn store(&self) -> Result<RootCertStore> {
         let mut store = RootCertStore::empty();
         if self.roots.is_empty() {
-            let found = rustls_native_certs::load_native_certs();
-            store.add_parsable_certificates(found.certs);
+            store.add_parsable_certificates(native());
             if store.is_empty() {
                 return Err(invalid(
                     "this system has no root certificates; name yours by `root_certificates`",
@@ -149,6 +180,11 @@ impl Tls {
     }
 }
 
+/// Those that this system trusts.
+fn native() -> Vec<CertificateDer<'static>> {
+    rustls_native_certs::load_native_certs().certs
+}
+
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
     let found: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
@@ -159,7 +195,7 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
     Ok(found)
 }
 
-fn invalid(reason: impl fmt::Display) -> Error {
+pub(crate) fn invalid(reason: impl fmt::Display) -> Error {
     Error::InvalidSetting { setting: "tls", reason: reason.to_string() }
 }
 

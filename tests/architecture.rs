@@ -13,7 +13,8 @@ use std::path::Path;
 const LAYERS: &[&[&str]] = &[
     &["outcome"],
     &["error", "hook", "lock", "instance", "url"],
-    &["management", "name", "message", "clock", "lane", "retry", "tls"],
+    &["tls"],
+    &["management", "name", "message", "clock", "lane", "retry"],
     &["cadence"],
     &["task", "failures"],
     &["tick", "progress"],
@@ -22,13 +23,14 @@ const LAYERS: &[&[&str]] = &[
     &["watch", "stats"],
     &["transport"],
     &["transport::in_process", "transport::amqp"],
-    &["route", "log", "inbox"],
+    &["route", "log"],
     &["control", "unique", "journal"],
     &["broker"],
+    &["inbox"],
     &["dead", "schedules"],
     &["events"],
     &["producer", "consumer", "scheduler"],
-    &["testing"],
+    &["testing", "fuzzing"],
     &["lib"],
 ];
 

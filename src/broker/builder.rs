@@ -24,6 +24,7 @@ use crate::topology::Names;
 use crate::topology::Namespace;
 use crate::topology::QueueDefaults;
 use crate::topology::Replication;
+use crate::topology::Topology;
 use crate::transport::Transport;
 use crate::transport::amqp::Amqp;
 use crate::transport::amqp::Options;
@@ -40,6 +41,7 @@ pub struct BrokerBuilder {
     app: Option<String>,
     heartbeat: Option<Duration>,
     confirm_window: Option<usize>,
+    declares: bool,
     #[cfg(feature = "tls")]
     tls: Option<Tls>,
 }
@@ -66,6 +68,7 @@ impl Default for BrokerBuilder {
             app: None,
             heartbeat: None,
             confirm_window: None,
+            declares: true,
             #[cfg(feature = "tls")]
             tls: None,
         }
@@ -183,6 +186,17 @@ impl BrokerBuilder {
         self
     }
 
+    /// Declares nothing but queues of its own (for outputs, and for tasks that run for long), for a user that may not:
+    /// producers, consumers and schedulers take everything for declared, by whoever may
+    /// ([`Broker::declare_queues`]). What is missing is then an error where it is needed:
+    /// [`Error::Unroutable`], [`Error::Consume`], [`Error::Append`]. Nothing that somebody deletes is declared again.
+    ///
+    /// Which permissions each role needs is in `docs/security.md`.
+    pub fn without_declaring(mut self) -> Self {
+        self.declares = false;
+        self
+    }
+
     /// How TLS proves who is who, for `amqps://` in the URL; with another it is [`Error::InvalidSetting`]. Defaults to
     /// [`Tls::new`]: what this system trusts.
     #[cfg(feature = "tls")]
@@ -261,7 +275,9 @@ impl BrokerBuilder {
         let names = Names::new(Namespace::new(&self.namespace)?);
         telemetry::describe();
         let journal = self.defaults.history.map(|_| {
-            let topology = Lock::new(topology::of_history(&names, self.defaults));
+            let topology =
+                if self.declares { topology::of_history(&names, self.defaults) } else { Topology::default() };
+            let topology = Lock::new(topology);
             let exchange = names.events();
             Journal::new(Desk { transport: transport.clone(), exchange, topology, instance })
         });
@@ -273,6 +289,7 @@ impl BrokerBuilder {
             defaults: self.defaults,
             max_payload: self.max_payload,
             urgent_within: self.urgent_within,
+            declares: self.declares,
             declared: Lock::default(),
             declaring: tokio::sync::Mutex::default(),
         })))

@@ -67,6 +67,8 @@ struct Inner {
     urgent_within: Duration,
     /// `None`: nothing is told of tasks.
     journal: Option<Journal>,
+    /// Whether it declares what it needs; otherwise that is taken for declared.
+    declares: bool,
     /// What this handle has declared.
     declared: Lock<HashSet<Part>>,
     /// Held by who declares a part for the first time.
@@ -247,10 +249,15 @@ impl Broker {
         self.0.journal.as_ref()
     }
 
-    /// The same, for who declares its queues, and the history with them, or may not: then that must be there already.
-    pub(crate) async fn journal_for(&self, declares: bool) -> Result<Option<Journal>> {
+    /// The same, for who declares the history with its queues; where this handle may not, that must be there already.
+    pub(crate) async fn declared_journal(&self) -> Result<Option<Journal>> {
+        if self.0.declares { Ok(self.0.journal.clone()) } else { self.kept_journal().await }
+    }
+
+    /// The same, for who declares nothing: the history must be there already.
+    pub(crate) async fn kept_journal(&self) -> Result<Option<Journal>> {
         let Some(journal) = &self.0.journal else { return Ok(None) };
-        if !declares && self.0.transport.depth(&self.0.names.history()).await?.is_none() {
+        if self.0.transport.depth(&self.0.names.history()).await?.is_none() {
             tracing::warn!("there is no history: nothing is told of tasks");
             return Ok(None);
         }
@@ -265,9 +272,40 @@ impl Broker {
         self.0.max_payload
     }
 
-    /// Declares a part, unless this handle has done so already.
+    /// Declares these queues, and all else that any process of this namespace needs: for a deployment, when those who
+    /// produce and consume [may not](BrokerBuilder::without_declaring). Idempotent. Without it everything is declared
+    /// by who needs it first.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> taskhare::Result<()> {
+    /// # let broker = taskhare::Broker::in_process();
+    /// broker.declare_queues(&["mail", "reports"]).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidName`], [`Error::TopologyConflict`], [`Error::AccessRefused`] and other failures to declare. What
+    /// was declared before such an error stays declared.
+    pub async fn declare_queues(&self, queues: &[&str]) -> Result<()> {
+        let queues: Vec<QueueName> =
+            queues.iter().map(|queue| QueueName::new(queue)).collect::<Result<_>>()?;
+        let shared = [Part::Wheel, Part::Control, Part::Unique, Part::Schedules, Part::History];
+        let mut topology = topology::of_own_queues(&self.0.names);
+        for part in shared.into_iter().chain(queues.into_iter().map(Part::Queue)) {
+            topology.merge(&self.topology(&part));
+        }
+        self.declare_all(&topology).await
+    }
+
+    /// Whether it declares what it needs.
+    pub(crate) fn declares(&self) -> bool {
+        self.0.declares
+    }
+
+    /// Declares a part, unless this handle has done so already or [declares](Self::declares) nothing.
     pub(crate) async fn declare(&self, part: Part) -> Result<()> {
-        if self.0.declared.lock().contains(&part) {
+        if !self.0.declares || self.0.declared.lock().contains(&part) {
             return Ok(());
         }
         // One after the other: a thousand who need the same part at once are not to open a thousand channels. In a task,
@@ -280,15 +318,21 @@ impl Broker {
         declare.await.unwrap_or(Err(Error::Closed))
     }
 
-    /// Declares a part, be it again: it is gone.
+    /// Declares a part, be it again: it is gone. Likewise.
     pub(crate) async fn restore(&self, part: Part) -> Result<()> {
+        if !self.0.declares {
+            return Ok(());
+        }
         self.declare_all(&self.topology(&part)).await?;
         self.0.declared.lock().insert(part);
         Ok(())
     }
 
-    /// Declares everything that `queue` needs, and the delay wheel if this handle uses it: some of it is gone.
+    /// Declares everything that `queue` needs, and the delay wheel if this handle uses it: some of it is gone. Likewise.
     pub(crate) async fn declare_again(&self, queue: &QueueName) -> Result<()> {
+        if !self.0.declares {
+            return Ok(());
+        }
         let part = Part::Queue(queue.clone());
         let mut topology = self.topology(&part);
         if self.0.declared.lock().contains(&Part::Wheel) {
@@ -309,8 +353,22 @@ impl Broker {
 
     /// Declares the lease queue of `holder`, and returns its name.
     pub(crate) async fn declare_lease(&self, holder: &Name) -> Result<Name> {
-        self.0.transport.declare(&topology::of_lease(&self.0.names, self.0.defaults, holder)).await?;
-        Ok(self.0.names.lease_queue(holder))
+        let queue = self.0.names.lease_queue(holder);
+        self.declare_own(topology::of_lease(&self.0.names, self.0.defaults, holder), &queue).await?;
+        Ok(queue)
+    }
+
+    /// Declares the queue for what is sent back to `key`, and returns its name.
+    pub(crate) async fn declare_outputs(&self, key: &Name) -> Result<Name> {
+        let queue = self.0.names.outputs_queue(key);
+        self.declare_own(topology::of_outputs(&self.0.names, &queue, key), &queue).await?;
+        Ok(queue)
+    }
+
+    /// Declares a queue of our own; what others share with it only if we [declare](Self::declares) that.
+    async fn declare_own(&self, topology: Topology, queue: &Name) -> Result<()> {
+        let topology = if self.0.declares { topology } else { topology.only(queue) };
+        self.0.transport.declare(&topology).await
     }
 
     fn topology(&self, part: &Part) -> Topology {

@@ -69,7 +69,6 @@ pub struct ConsumerBuilder {
     limits: Limits,
     grace: Duration,
     beat: Duration,
-    declares: bool,
     on_dead_letter: Option<Call<DeadLetter>>,
 }
 
@@ -126,7 +125,6 @@ impl ConsumerBuilder {
             limits: Limits::default(),
             grace: Duration::from_secs(30),
             beat: Duration::from_secs(5),
-            declares: true,
             on_dead_letter: None,
         }
     }
@@ -306,12 +304,6 @@ impl ConsumerBuilder {
         self
     }
 
-    /// Declares nothing, for a user that may not. A queue that does not exist is then [`Error::Consume`].
-    pub fn without_declaring(mut self) -> Self {
-        self.declares = false;
-        self
-    }
-
     /// Declares the queues and starts to take tasks.
     ///
     /// # Errors
@@ -323,21 +315,17 @@ impl ConsumerBuilder {
         let queues = self.queue_names()?;
         let gate = self.gate()?;
         let (stop, mut dispatchers) = (CancellationToken::new(), JoinSet::new());
-        if self.declares {
-            // For retries; declared now, so that a failure to do so shows.
-            self.broker.declare(Part::Wheel).await?;
-            self.broker.declare(Part::Control).await?;
-        }
+        // For retries; declared now, so that a failure to do so shows.
+        self.broker.declare(Part::Wheel).await?;
+        self.broker.declare(Part::Control).await?;
         let leases = Arc::new(LeaseQueue::new(&self.broker, self.term)?);
         let staff = Staff::gather(&self.broker, self.registry, self.attempts, leases.clone()).await?;
-        let journal = self.broker.journal_for(self.declares).await?;
+        let journal = self.broker.declared_journal().await?;
         let name: Arc<str> = journal.as_ref().map_or_else(|| "".into(), Journal::name_consumer);
         let (hook, listener) = self.on_dead_letter.map(|call| Hook::new("on_dead_letter", call)).unzip();
         let (mut started, mut tallies) = (Vec::new(), Vec::new());
         for (queue, settings) in queues {
-            if self.declares {
-                self.broker.declare(Part::Queue(queue.clone())).await?;
-            }
+            self.broker.declare(Part::Queue(queue.clone())).await?;
             let (concurrency, prefetch) = settings.resolve(self.defaults);
             let tally = Arc::new(Tally::new(concurrency, prefetch));
             tallies.push((queue.text(), tally.clone()));

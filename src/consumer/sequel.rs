@@ -276,9 +276,9 @@ impl Sequel {
                     let _ = self.broker.declare(Part::Wheel).await;
                     let _ = self.broker.declare_again(&self.queue).await;
                 }
-                // It will never take this one (too large for it with its headers, say): the broker's own
-                // dead-lettering keeps the message.
-                Err(PublishError::Refused(reason)) => {
+                // It will never take this one (we may not write there; it is too large for it with its headers): the
+                // broker's own dead-lettering keeps the message.
+                Err(PublishError::Forbidden(reason) | PublishError::Refused(reason)) => {
                     tracing::error!(queue = %self.queue, reason, "the broker refused to take a task's next message");
                     delivery.reject();
                     return false;

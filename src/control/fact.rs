@@ -10,6 +10,7 @@
 use std::time::Duration;
 
 use crate::message::Message;
+use crate::message::since_epoch;
 use crate::task::TaskId;
 
 const CANCELLED: &str = "taskhare.cancelled";
@@ -59,7 +60,7 @@ impl Fact {
             _ => return None,
         };
         let id = message.id.as_deref()?.parse().ok()?;
-        Some(Self { id, decision, at: Duration::from_secs(message.timestamp.unwrap_or_default()) })
+        Some(Self { id, decision, at: since_epoch(message.timestamp.unwrap_or_default()) })
     }
 }
 

@@ -111,7 +111,7 @@ impl Sweep {
     pub(super) async fn run(mut self) -> Result<u64> {
         let (mut left, mut losses) = (self.letters.count().await?, 0);
         if left > 0 && matches!(self.fate, Fate::Requeue(_)) {
-            self.journal = self.letters.broker.journal_for(false).await?;
+            self.journal = self.letters.broker.kept_journal().await?;
         }
         while losses < TRIES {
             let Some(mut scan) = Scan::open(&self.letters.broker, self.letters.queue(), left).await? else {

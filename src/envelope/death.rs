@@ -26,6 +26,7 @@ use crate::failures::FailedAttempt;
 use crate::message::Headers;
 use crate::message::Message;
 use crate::message::Value;
+use crate::message::since_epoch;
 use crate::outcome::DeadReason;
 
 const REASON: &str = "taskhare-reason";
@@ -157,7 +158,7 @@ fn deaths(headers: &Headers) -> impl Iterator<Item = &Headers> {
 /// When a death was, to the second.
 fn time(death: &Headers) -> Option<Duration> {
     match death.get("time")? {
-        Value::Timestamp(seconds) => Some(Duration::from_secs(*seconds)),
+        Value::Timestamp(seconds) => Some(since_epoch(*seconds)),
         _ => None,
     }
 }

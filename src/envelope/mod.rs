@@ -36,6 +36,7 @@
 
 mod death;
 mod foreign;
+mod nesting;
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -51,6 +52,7 @@ use crate::lane::Priority;
 use crate::message::Headers;
 use crate::message::Message;
 use crate::message::Value;
+use crate::message::since_epoch;
 use crate::name::Name;
 use crate::retry::RetryPolicy;
 use crate::task::TaskId;
@@ -343,7 +345,7 @@ impl Envelope {
         };
         let enqueued_at = milliseconds(headers, ENQUEUED_AT)
             .or_else(|| id.time())
-            .or_else(|| message.timestamp.map(Duration::from_secs))
+            .or_else(|| message.timestamp.map(since_epoch))
             .unwrap_or_default();
         Ok(Self {
             id,
@@ -475,12 +477,22 @@ pub(crate) fn checked(
     if payload.len() > limit {
         return Err(Error::TooLarge { task: task.to_owned(), size: payload.len(), limit });
     }
+    if nesting::is_too_deep(&payload) {
+        return Err(Error::Encode { task: task.to_owned(), source: too_deep() });
+    }
     Ok(payload)
 }
 
-/// The inverse of [`encode`].
+/// The inverse of [`encode`]. What is nested too deeply for a stack is not looked at.
 pub(crate) fn decode<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, BoxError> {
+    if nesting::is_too_deep(payload) {
+        return Err(too_deep());
+    }
     Ok(rmp_serde::from_slice(payload)?)
+}
+
+fn too_deep() -> BoxError {
+    format!("lists and maps are nested more than {} deep", nesting::DEEPEST).into()
 }
 
 fn positive(value: &Value) -> Option<u32> {

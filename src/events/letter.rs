@@ -8,12 +8,13 @@ use crate::envelope;
 use crate::event::TaskEvent;
 use crate::lane::Lane;
 use crate::message::Message;
+use crate::message::since_epoch;
 use crate::topology::Names;
 use crate::topology::QueueName;
 
 /// What a message says that went to the dead letters, or found no queue; `None` if it was not a task's. `exchange` is
 /// the one it came over, where that is known, and `latest`, since the Unix epoch, when what was read before it happened.
-pub(super) fn event(
+pub(crate) fn event(
     mut message: Message,
     exchange: Option<&str>,
     latest: Duration,
@@ -64,7 +65,7 @@ fn restore_death(message: &mut Message, exchange: Option<&str>, latest: Duration
         }
         _ => (first.to_owned(), reason.to_owned()),
     };
-    let enqueued = Duration::from_secs(message.timestamp.unwrap_or_default());
+    let enqueued = since_epoch(message.timestamp.unwrap_or_default());
     let at = deadline.filter(|_| reason == "expired").unwrap_or(latest.max(enqueued));
     envelope::set_death(&mut message.headers, &queue, &reason, at);
 }

@@ -21,6 +21,8 @@ use crate::transport::Start;
 use crate::transport::Subscribe;
 use filter::Filter;
 pub use follow::Follow;
+#[cfg(feature = "testing")]
+pub(crate) use letter::event as letter;
 pub use lookup::Lookup;
 pub use stream::EventStream;
 pub(crate) use stream::Read;

@@ -12,12 +12,15 @@ use crate::url;
 
 /// Where RabbitMQ's plugin listens.
 const DEFAULT_PORT: u16 = 15_672;
+const DEFAULT_TLS_PORT: u16 = 15_671;
 
 /// Where to ask, and as who. `Display` is `host:port`, and `Debug` leaves the password out.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Endpoint {
     host: String,
     port: u16,
+    /// Whether it is `https://`: reached by TLS, or not at all.
+    pub(super) is_tls: bool,
     /// What stands before `/api`, without a slash at its end.
     prefix: String,
     pub(super) user: String,
@@ -45,18 +48,18 @@ impl Endpoint {
 
     /// The URL of `path`, which begins with a slash. No password is in it.
     pub(super) fn url(&self, path: &str) -> String {
-        format!("http://{self}{}/api{path}", self.prefix)
+        format!("{}://{self}{}/api{path}", if self.is_tls { "https" } else { "http" }, self.prefix)
     }
 
     fn parse_one(text: &str) -> Result<Self, String> {
         let uri = url::parse(text)?;
-        // Issue 6 brings TLS: then the scheme becomes a field, and the agent has its roots.
-        match uri.scheme().as_str().to_ascii_lowercase().as_str() {
-            "http" => {}
-            "https" => return Err("https:// needs TLS, which this build does not have yet".to_owned()),
-            _ => return Err("it does not begin with http://".to_owned()),
-        }
-        let authority = uri.authority().ok_or("it does not begin with http://")?;
+        let is_tls = match uri.scheme().as_str().to_ascii_lowercase().as_str() {
+            "http" => false,
+            "https" if cfg!(feature = "tls") => true,
+            "https" => return Err("https:// needs the feature `tls` of taskhare".to_owned()),
+            _ => return Err("it does not begin with http:// or https://".to_owned()),
+        };
+        let authority = uri.authority().ok_or("it does not begin with http:// or https://")?;
         if uri.query().is_some() || uri.fragment().is_some() {
             return Err("it has a ? or #: write %3F or %23".to_owned());
         }
@@ -70,7 +73,8 @@ impl Endpoint {
         authorization.set_sensitive(true);
         Ok(Self {
             host: url::host(authority)?,
-            port: url::port(authority)?.unwrap_or(DEFAULT_PORT),
+            port: url::port(authority)?.unwrap_or(if is_tls { DEFAULT_TLS_PORT } else { DEFAULT_PORT }),
+            is_tls,
             prefix: uri.path().as_str().trim_end_matches('/').to_owned(),
             user,
             authorization,
@@ -91,6 +95,8 @@ mod tests {
             ("http://h/", "http://h:15672/api/x", "guest", "Basic Z3Vlc3Q6Z3Vlc3Q="),
             ("HTTP://u:p%40:@h:1", "http://h:1/api/x", "u", "Basic dTpwQDo="),
             ("http://u:@[::1]:1/mq/", "http://[::1]:1/mq/api/x", "u", "Basic dTo="),
+            #[cfg(feature = "tls")]
+            ("https://u:@h", "https://h:15671/api/x", "u", "Basic dTo="),
         ];
         for (url, at, user, authorization) in table {
             let [endpoint] = &Endpoint::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"))[..]
@@ -109,7 +115,8 @@ mod tests {
         let table = [
             ("", "not a URL"),
             ("http://u:secret@h:99999", "port"),
-            ("https://u:secret@h", "TLS"),
+            #[cfg(not(feature = "tls"))]
+            ("https://u:secret@h", "feature `tls`"),
             ("amqp://u:secret@h", "http://"),
             ("http:secret", "http://"),
             ("http://u:secret@h/?x=1", "?"),

@@ -10,9 +10,11 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use ureq::config::ConfigBuilder;
 use ureq::http::HeaderValue;
 use ureq::http::Method;
 use ureq::http::Request;
+use ureq::typestate::AgentScope;
 
 use crate::error::Error;
 use crate::error::Result;
@@ -66,8 +68,13 @@ impl fmt::Debug for Http {
 }
 
 impl Http {
-    pub(super) fn new(endpoints: Vec<Endpoint>, timeout: Duration, largest_answer: u64) -> Self {
-        let agent = ureq::Agent::config_builder()
+    pub(super) fn new(
+        endpoints: Vec<Endpoint>,
+        settings: ConfigBuilder<AgentScope>,
+        timeout: Duration,
+        largest_answer: u64,
+    ) -> Self {
+        let agent = settings
             .http_status_as_error(false)
             // Another address might not be the broker's, and the password is for that alone.
             .max_redirects(0)

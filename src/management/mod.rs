@@ -12,15 +12,21 @@ mod endpoint;
 mod http;
 mod mirrors;
 mod rows;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+#[cfg(feature = "tls")]
+use ureq::tls::TlsConfig;
 
 use crate::error::Error;
 use crate::error::Result;
+#[cfg(feature = "tls")]
+use crate::tls::Tls;
 use crate::url::encoded;
 
 use endpoint::Endpoint;
@@ -74,6 +80,8 @@ pub struct ManagementBuilder {
     urls: String,
     timeout: Duration,
     largest_answer: u64,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
 }
 
 /// Without the URLs, which may hold passwords.
@@ -99,11 +107,19 @@ impl ManagementBuilder {
         self
     }
 
+    /// How TLS proves who is who, for `https://` in the URLs; with another it is [`Error::InvalidSetting`]. Defaults to
+    /// [`Tls::new`]: what this system trusts.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
     /// The client. Nothing is asked yet.
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidUrl`], and [`Error::InvalidSetting`] for a limit of zero.
+    /// [`Error::InvalidUrl`], and [`Error::InvalidSetting`] for a limit of zero and TLS settings that cannot be used.
     pub fn build(self) -> Result<Management> {
         let zero = |setting| Error::InvalidSetting { setting, reason: "it must be over zero".to_owned() };
         if self.timeout.is_zero() {
@@ -113,12 +129,30 @@ impl ManagementBuilder {
             return Err(zero("largest_answer"));
         }
         let endpoints = Endpoint::parse(&self.urls)?;
-        Ok(Management { http: Arc::new(Http::new(endpoints, self.timeout, self.largest_answer)) })
+        let settings = ureq::Agent::config_builder();
+        #[cfg(feature = "tls")]
+        let settings = settings.tls_config(self.tls_config(&endpoints)?);
+        let http = Http::new(endpoints, settings, self.timeout, self.largest_answer);
+        Ok(Management { http: Arc::new(http) })
+    }
+
+    #[cfg(feature = "tls")]
+    fn tls_config(&self, endpoints: &[Endpoint]) -> Result<TlsConfig> {
+        let is_tls = endpoints.iter().any(|endpoint| endpoint.is_tls);
+        match &self.tls {
+            Some(_) if endpoints.iter().any(|endpoint| !endpoint.is_tls) => {
+                let reason = "a URL begins with http://, so it would not be used: write https://".to_owned();
+                Err(Error::InvalidSetting { setting: "tls", reason })
+            }
+            None if !is_tls => Ok(TlsConfig::default()),
+            tls => tls::config(&tls.clone().unwrap_or_default()),
+        }
     }
 }
 
 impl Management {
     /// For the API at `http://user:password@host:port`, where what is left out is `guest`, `guest`, `localhost` and 15672.
+    /// `https://`, with the port 15671, is TLS, which needs the feature `tls`.
     /// Several URLs, separated by commas, are several nodes of one cluster. Special characters are percent-encoded. What
     /// the broker has for its `management.path_prefix` stands at the end.
     ///
@@ -135,6 +169,8 @@ impl Management {
             urls: urls.to_owned(),
             timeout: Duration::from_secs(10),
             largest_answer: 32 * 1024 * 1024,
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 

@@ -69,9 +69,7 @@ impl Producer {
     /// Tells all consumers.
     pub(super) async fn decide(&self, id: TaskId, decision: Decision, timeout: Duration) -> Result<()> {
         let producer = &*self.0;
-        if producer.declares {
-            producer.broker.declare(Part::Control).await?;
-        }
+        producer.broker.declare(Part::Control).await?;
         let fact = Fact { id, decision, at: producer.broker.clock().now() };
         producer.broker.control().append(fact.seal(), timeout).await
     }

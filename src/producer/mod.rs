@@ -64,7 +64,6 @@ pub struct Producer(Arc<Inner>);
 struct Inner {
     broker: Broker,
     timeout: Duration,
-    declares: bool,
     /// `None`: nobody wants to know what is enqueued.
     journal: Option<Journal>,
     outputs: outputs::Outputs,
@@ -75,12 +74,7 @@ struct Inner {
 impl Producer {
     /// A producer for `broker`.
     pub fn builder(broker: &Broker) -> ProducerBuilder {
-        ProducerBuilder {
-            broker: broker.clone(),
-            queues: Vec::new(),
-            timeout: Duration::from_secs(30),
-            declares: true,
-        }
+        ProducerBuilder { broker: broker.clone(), queues: Vec::new(), timeout: Duration::from_secs(30) }
     }
 
     /// Enqueues `task`: a builder, and a future.
@@ -206,7 +200,7 @@ impl Producer {
 
     /// Declares the delay wheel, if a task that is due then goes through it.
     async fn declare_wheel(&self, due: Option<Duration>, now: Duration) -> Result<()> {
-        if self.0.declares && Route::is_delayed(due, now) {
+        if Route::is_delayed(due, now) {
             Box::pin(self.0.broker.declare(Part::Wheel)).await?;
         }
         Ok(())
@@ -217,7 +211,7 @@ impl Producer {
         let broker = &self.0.broker;
         let result = broker.transport().publish(publish, timeout).await;
         let is_gone = result.as_ref().is_err_and(PublishError::is_missing);
-        if is_gone && self.0.declares && Box::pin(broker.declare_again(route.queue())).await.is_ok() {
+        if is_gone && broker.declares() && Box::pin(broker.declare_again(route.queue())).await.is_ok() {
             return broker.transport().publish(publish, timeout).await;
         }
         result
@@ -230,9 +224,7 @@ impl Producer {
             return Ok(route.clone());
         }
         let name = QueueName::new(queue)?;
-        if self.0.declares {
-            Box::pin(self.0.broker.declare(Part::Queue(name.clone()))).await?;
-        }
+        Box::pin(self.0.broker.declare(Part::Queue(name.clone()))).await?;
         let route = Arc::new(self.0.broker.route(name));
         self.0.routes.write().expect(SOUND).insert(queue.to_owned(), route.clone());
         Ok(route)
@@ -262,7 +254,6 @@ pub struct ProducerBuilder {
     broker: Broker,
     queues: Vec<String>,
     timeout: Duration,
-    declares: bool,
 }
 
 impl ProducerBuilder {
@@ -279,25 +270,17 @@ impl ProducerBuilder {
         self
     }
 
-    /// Declares nothing, for a user that may only write. A queue that does not exist is then
-    /// [`Error::Unroutable`].
-    pub fn without_declaring(mut self) -> Self {
-        self.declares = false;
-        self
-    }
-
     /// The producer, with its queues declared.
     ///
     /// # Errors
     ///
     /// [`Error::InvalidName`], [`Error::TopologyConflict`], [`Error::AccessRefused`] and other failures to declare.
     pub async fn build(self) -> Result<Producer> {
-        let journal = self.broker.journal_for(self.declares).await?;
+        let journal = self.broker.declared_journal().await?;
         let producer = Producer(Arc::new(Inner {
             journal,
             broker: self.broker,
             timeout: self.timeout,
-            declares: self.declares,
             outputs: outputs::Outputs::default(),
             uniqueness: Uniqueness::default(),
             routes: RwLock::default(),

@@ -34,7 +34,7 @@ impl Outputs {
         if TypeId::of::<T::Output>() == TypeId::of::<()>() {
             return Ok(None);
         }
-        let open = || Inbox::open(&**broker.transport(), broker.names(), "outputs", receive);
+        let open = || Inbox::open(broker, "outputs", receive);
         let inbox = self.inbox.get_or_try_init(open).await?;
         let (sender, reply) = oneshot::channel();
         let place = inbox.wait(id, sender);

@@ -15,7 +15,6 @@ use crate::schedule::Schedule;
 use crate::schedule::What;
 use crate::schedule::schedule_options;
 use crate::schedules::tell;
-use crate::schedules::tell_undeclared;
 use crate::task::Task;
 
 impl Producer {
@@ -81,11 +80,7 @@ impl DeclareSchedule<'_> {
         let definition = Definition::check(schedule, broker.max_payload())?;
         producer.route(definition.queue.as_str()).await?;
         let command = Command::new(What::Declare(Box::new(definition)), broker.clock().now());
-        if producer.0.declares {
-            tell(broker, command, timeout).await
-        } else {
-            tell_undeclared(broker, command, timeout).await
-        }
+        tell(broker, command, timeout).await
     }
 }
 

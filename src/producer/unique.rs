@@ -87,11 +87,9 @@ pub(super) struct Uniqueness(OnceCell<Unique>);
 
 impl Uniqueness {
     /// All claims; the first time they are read from the stream.
-    async fn follow(&self, broker: &Broker, declares: bool) -> Result<&Unique> {
+    async fn follow(&self, broker: &Broker) -> Result<&Unique> {
         let follow = async {
-            if declares {
-                broker.declare(Part::Unique).await?;
-            }
+            broker.declare(Part::Unique).await?;
             Unique::follow(broker.unique()).await
         };
         self.0.get_or_try_init(|| follow).await
@@ -109,7 +107,7 @@ impl Producer {
     ) -> Result<Claimed> {
         unique.check(wait)?;
         let producer = &*self.0;
-        let claims = producer.uniqueness.follow(&producer.broker, producer.declares).await?;
+        let claims = producer.uniqueness.follow(&producer.broker).await?;
         let at = producer.broker.clock().now();
         let replace = unique.on_duplicate == OnDuplicate::Replace;
         let key = unique.key.clone();

@@ -19,6 +19,7 @@ use crate::envelope::Envelope;
 use crate::message::Headers;
 use crate::message::Message;
 use crate::message::Value;
+use crate::message::since_epoch;
 use crate::task::TaskId;
 
 const PREFIX: &str = "taskhare.schedule.";
@@ -233,7 +234,7 @@ impl Record {
             (DOUBT, _) => What::Doubt(Box::new(Doubt::read(&table)?)),
             _ => return Err(format!("type {kind:?}, or the name of a schedule is missing")),
         };
-        let at = id.time().unwrap_or(Duration::from_secs(message.timestamp.unwrap_or_default()));
+        let at = id.time().unwrap_or(since_epoch(message.timestamp.unwrap_or_default()));
         Ok(Self::Command(Box::new(Command { id, what, at, reply_to: message.reply_to })))
     }
 

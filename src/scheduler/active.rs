@@ -390,7 +390,7 @@ impl<'a> Active<'a> {
             }
             Err(PublishError::Unroutable) => return Err("the queue of the schedules is gone"),
             Err(PublishError::Closed) => return Err("the broker handle is closed"),
-            Err(error @ PublishError::Refused(_)) => {
+            Err(error @ (PublishError::Forbidden(_) | PublishError::Refused(_))) => {
                 tracing::error!(%schedule, %error, "the broker refuses its tick, which is left out");
                 if let Some(given_up) = held.give_up() {
                     held.entry.state.passed = given_up.next.state.passed;

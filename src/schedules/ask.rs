@@ -48,7 +48,7 @@ impl Desk {
         let started = Instant::now();
         let left = || limit.saturating_sub(started.elapsed());
         let (action, name) = (what.to_string(), what.name().unwrap_or_default().to_owned());
-        let open = || Inbox::open(&**broker.transport(), broker.names(), "schedules", receive);
+        let open = || Inbox::open(broker, "schedules", receive);
         let ready = async {
             broker.declare(Part::Schedules).await?;
             self.inbox.get_or_try_init(open).await

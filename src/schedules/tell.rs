@@ -22,7 +22,7 @@ pub(crate) async fn tell(broker: &Broker, command: Command, timeout: Duration) -
     let action = command.what.to_string();
     let publish = to_schedulers(broker, command);
     let mut published = broker.transport().publish(&publish, timeout).await;
-    if published.as_ref().is_err_and(PublishError::is_missing) {
+    if broker.declares() && published.as_ref().is_err_and(PublishError::is_missing) {
         broker.restore(Part::Schedules).await?;
         published = broker.transport().publish(&publish, timeout).await;
     }
@@ -44,6 +44,7 @@ fn to_schedulers(broker: &Broker, command: Command) -> Publish {
 fn failed(action: String, error: PublishError) -> Error {
     match error {
         PublishError::Closed => Error::Closed,
+        PublishError::Forbidden(reason) => Error::AccessRefused { action, reason },
         error => Error::Schedule { action, source: Box::new(error) },
     }
 }

@@ -1,18 +1,27 @@
 //! [`Address`]: what the harness needs of an AMQP URL.
 
+use std::fmt;
+
 use crate::testing::error::Error;
 use crate::testing::error::Result;
 use crate::transport::amqp::Options;
 use crate::url::encoded;
 
-/// An AMQP URL in its parts, decoded.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An AMQP URL in its parts, decoded. `Debug` leaves the password out.
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Address {
     pub(super) user: String,
     pub(super) password: String,
     pub(super) host: String,
     pub(super) port: u16,
     pub(super) vhost: String,
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { user, password: _, host, port, vhost } = self;
+        f.debug_tuple("Address").field(&format_args!("{user}@{host}:{port}/{vhost}")).finish()
+    }
 }
 
 impl Address {

@@ -120,6 +120,14 @@ impl Topology {
         add(&mut self.queues, &other.queues);
         add(&mut self.bindings, &other.bindings);
     }
+
+    /// That queue and what leads to it, where all else is declared already.
+    pub(crate) fn only(mut self, queue: &Name) -> Self {
+        self.exchanges.clear();
+        self.queues.retain(|known| known.name == *queue);
+        self.bindings.retain(|binding| binding.to == Target::Queue(queue.clone()));
+        self
+    }
 }
 
 /// How the broker keeps copies of the queues. Chosen once per namespace, because a queue's type can never be changed
@@ -369,7 +377,7 @@ pub(crate) fn of_wheel(names: &Names, defaults: QueueDefaults) -> Topology {
 /// A quorum queue, whatever the others are, for the same reason as those of the wheel.
 pub(crate) fn of_lease(names: &Names, defaults: QueueDefaults, holder: &Name) -> Topology {
     let mut topology = of_due(names, defaults);
-    let exchange = Exchange { name: names.leases(), kind: ExchangeKind::Topic, alternate: None };
+    let exchange = leases(names);
     let queue = Queue {
         message_ttl: Some(UNHELD_LEASE),
         dead_letter: Some(DeadLetter { exchange: names.due(), key: None }),
@@ -414,10 +422,23 @@ pub(crate) const UNHELD_LEASE: Duration = Duration::from_secs(5);
 /// what is in it, and that is gone within seconds of the death, unless its lane takes nothing for all this time.
 const UNUSED_LEASES: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// The exchanges that lead to queues which processes declare for themselves.
+pub(crate) fn of_own_queues(names: &Names) -> Topology {
+    Topology { exchanges: vec![leases(names), outputs(names)], ..Topology::default() }
+}
+
+fn leases(names: &Names) -> Exchange {
+    Exchange { name: names.leases(), kind: ExchangeKind::Topic, alternate: None }
+}
+
+fn outputs(names: &Names) -> Exchange {
+    Exchange { name: names.outputs(), kind: ExchangeKind::Direct, alternate: None }
+}
+
 /// Where the outputs for one producer arrive. They are nothing that must survive, so a classic queue, which the broker
 /// deletes when it has gone unused for a while.
 pub(crate) fn of_outputs(names: &Names, queue: &Name, key: &Name) -> Topology {
-    let exchange = Exchange { name: names.outputs(), kind: ExchangeKind::Direct, alternate: None };
+    let exchange = outputs(names);
     let binding =
         Binding { exchange: exchange.name.clone(), key: key.clone(), to: Target::Queue(queue.clone()) };
     let queue = Queue { expires: Some(UNUSED_OUTPUTS), ..Queue::new(queue.clone(), QueueKind::Classic) };

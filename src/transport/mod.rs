@@ -157,7 +157,10 @@ pub enum PublishError {
     /// A queue refused it: it is full.
     #[error("a queue refused it")]
     Rejected,
-    /// The broker refuses such publishes: no permission, no such exchange, too large for it.
+    /// The user may not write there.
+    #[error("no permission: {0}")]
+    Forbidden(String),
+    /// The broker refuses such publishes: no such exchange, too large for it.
     #[error("the broker refused it: {0}")]
     Refused(String),
     /// It was sent, perhaps more than once, and no confirm came in time. It may be on the broker or not.

@@ -46,13 +46,12 @@ async fn a_batch_gives_one_result_each_in_order() {
 
 #[tokio::test(start_paused = true)]
 async fn a_queue_that_nobody_declared_is_unroutable_for_a_producer_that_may_not() {
-    let broker = Broker::in_process();
-    let declared = Producer::builder(&broker).queue("known").build().await.unwrap();
-    let producer = Producer::builder(&broker).without_declaring().build().await.unwrap();
+    let broker = Broker::builder().without_declaring().in_process().unwrap();
+    broker.declare_queues(&["known"]).await.unwrap();
+    let producer = Producer::builder(&broker).build().await.unwrap();
     producer.enqueue(Act::Succeed).queue("known").await.unwrap();
     let error = producer.enqueue(Act::Succeed).queue("unknown").await.unwrap_err();
     assert!(matches!(&error, Error::Unroutable { queue, .. } if queue == "unknown"), "{error}");
-    drop(declared);
 }
 
 #[tokio::test(start_paused = true)]

@@ -142,14 +142,13 @@ async fn what_is_wrong_with_a_schedule_is_told_when_it_is_declared() {
 
 #[tokio::test(start_paused = true)]
 async fn a_producer_that_declares_nothing_needs_the_queue_of_the_schedules() {
-    let broker = Broker::in_process();
-    let reader = Producer::builder(&broker).without_declaring().build().await.unwrap();
-    let declared = reader.schedule("report", MINUTE, Act::Succeed).await;
+    let broker = Broker::builder().without_declaring().in_process().unwrap();
+    let producer = Producer::builder(&broker).build().await.unwrap();
+    let declared = producer.schedule("report", MINUTE, Act::Succeed).await;
     let Err(Error::Schedule { action, .. }) = declared else { panic!("{declared:?}") };
     assert_eq!(action, "declare schedule \"report\"");
-    let other = Producer::builder(&broker).build().await.unwrap();
-    other.schedule("other", MINUTE, Act::Succeed).await.unwrap();
-    reader.schedule("report", MINUTE, Act::Succeed).await.unwrap();
+    broker.declare_queues(&[]).await.unwrap();
+    producer.schedule("report", MINUTE, Act::Succeed).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

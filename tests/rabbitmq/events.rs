@@ -177,14 +177,14 @@ async fn a_user_who_may_not_write_events_runs_tasks_without() {
     let user = format!("worker-{}", fastrand::u32(..));
     let write = r"^taskhare\.(?!events).*$";
     let limited = lab.add_user(&user, "secret", "^$", write, ".*", &vhost_of(&url).unwrap()).await.unwrap();
-    let limited = Broker::connect(&limited).await.unwrap();
+    let limited = Broker::builder().url(&limited).without_declaring().connect().await.unwrap();
     let builder = Consumer::builder(&limited).handler_fn(|act: Act, _| async move {
         match act {
             Act::Succeed => Ok(()),
             Act::Reject => Err(TaskError::reject("as told")),
         }
     });
-    let consumer = builder.without_declaring().start().await.unwrap();
+    let consumer = builder.start().await.unwrap();
     let acts = (0..200).map(|number| if number % 4 == 0 { Act::Reject } else { Act::Succeed });
     let enqueued: Vec<TaskId> =
         producer.enqueue_all(acts).await.into_iter().map(|task| task.unwrap().id()).collect();

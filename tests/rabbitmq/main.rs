@@ -18,8 +18,10 @@ mod management;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod mixed_releases;
+mod nesting;
 mod network;
 mod operator;
+mod permissions;
 mod publish;
 mod quarantine;
 #[path = "../support/raw.rs"]

@@ -246,7 +246,8 @@ async fn a_queue_deleted_under_a_producer_is_declared_again() {
     let vhost = vhost_of(&url).unwrap();
     lab.management().delete_queue(&vhost, "taskhare.mail.normal").await.unwrap();
     producer.enqueue(Double(1)).queue("mail").await.unwrap();
-    let writes_only = Producer::builder(&broker).without_declaring().build().await.unwrap();
+    let writes_only = Broker::builder().url(&url).without_declaring().connect().await.unwrap();
+    let writes_only = Producer::builder(&writes_only).build().await.unwrap();
     let error = writes_only.enqueue(Double(1)).queue("nowhere").await.unwrap_err();
     assert!(matches!(error, TaskhareError::Unroutable { .. }), "{error}");
     assert_eq!(broker.waiting("mail").await.unwrap(), 1);

@@ -22,6 +22,7 @@ use taskhare::Producer;
 use taskhare::Result;
 use taskhare::Task;
 use taskhare::Tls;
+use taskhare::management::Management;
 use taskhare::testing::TestBroker;
 use taskhare::testing::vhost_of;
 use tokio::sync::OnceCell;
@@ -74,6 +75,7 @@ impl Authority {
 struct Secure {
     broker: TestBroker,
     port: u16,
+    management_port: u16,
     authority: Authority,
     /// Removes the directory with the keys when this process has ended, and its standard input with it.
     _cleaner: Child,
@@ -92,7 +94,10 @@ impl Secure {
         write("ca.pem", &authority.certificate);
         write("server.pem", &server.certificate);
         write("server.key", &server.key);
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        // Both bound at once, so that they differ.
+        let [port, management_port] = [(); 2]
+            .map(|()| TcpListener::bind("127.0.0.1:0").unwrap())
+            .map(|listener| listener.local_addr().unwrap().port());
         let dir = dir.inside.display();
         let conf = format!(
             "listeners.ssl.default = 127.0.0.1:{port}\n\
@@ -101,11 +106,19 @@ impl Secure {
              ssl_options.keyfile = {dir}/server.key\n\
              ssl_options.verify = verify_peer\n\
              ssl_options.fail_if_no_peer_cert = false\n\
+             management.ssl.ip = 127.0.0.1\n\
+             management.ssl.port = {management_port}\n\
+             management.ssl.cacertfile = {dir}/ca.pem\n\
+             management.ssl.certfile = {dir}/server.pem\n\
+             management.ssl.keyfile = {dir}/server.key\n\
+             management.ssl.verify = verify_peer\n\
+             management.ssl.fail_if_no_peer_cert = true\n\
              auth_mechanisms.1 = PLAIN\n\
              auth_mechanisms.2 = EXTERNAL\n\
              ssl_cert_login_from = common_name\n"
         );
-        Self { broker: TestBroker::start_with(&conf).await.unwrap(), port, authority, _cleaner: cleaner }
+        let broker = TestBroker::start_with(&conf).await.unwrap();
+        Self { broker, port, management_port, authority, _cleaner: cleaner }
     }
 
     /// On a virtual host of its own.
@@ -113,6 +126,10 @@ impl Secure {
         let url = self.broker.fresh_vhost().await.unwrap();
         let vhost = vhost_of(&url).unwrap().replace('/', "%2F");
         format!("amqps://guest:guest@{host}:{}/{vhost}", self.port)
+    }
+
+    fn management(&self, host: &str) -> String {
+        format!("https://guest:guest@{host}:{}", self.management_port)
     }
 
     fn tls(&self) -> Tls {
@@ -206,6 +223,34 @@ async fn nothing_goes_out_in_plain_text_that_was_to_go_by_tls() {
     assert!(matches!(error, Error::InvalidSetting { setting: "tls", .. }), "{error}");
     let error = fails(&plain.replace("amqp://", "amqps://"), secure.tls()).await;
     assert!(matches!(error, Error::Connect { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_management_api_is_asked_by_tls_and_only_if_it_proves_who_it_is() {
+    let secure = secure().await;
+    let Signed { certificate, key } = secure.authority.client("operator");
+    let known = |tls: Tls| tls.client_certificate(certificate.as_bytes(), key.as_bytes()).unwrap();
+    let ask = async |url: &str, tls: Tls| {
+        let client = Management::builder(url).tls(tls).build()?;
+        client.connections().await
+    };
+    for host in ["localhost", "127.0.0.1"] {
+        ask(&secure.management(host), known(secure.tls())).await.unwrap();
+    }
+    let url = secure.management("localhost");
+    let stranger = Tls::new().root_certificates(Authority::new().certificate.as_bytes()).unwrap();
+    for (what, tls) in [("broker", known(stranger)), ("client", secure.tls())] {
+        let error = ask(&url, tls).await.unwrap_err();
+        assert!(matches!(error, Error::Connect { .. }), "an unknown {what}: {error}");
+    }
+    for (url, tls) in [
+        (url.replace("https://", "http://"), secure.tls()),
+        (format!("{url},http://localhost"), secure.tls()),
+        (url, secure.tls().server_name("elsewhere.example")),
+    ] {
+        let error = ask(&url, tls).await.unwrap_err();
+        assert!(matches!(error, Error::InvalidSetting { setting: "tls", .. }), "{error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

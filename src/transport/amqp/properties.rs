@@ -22,6 +22,10 @@ const LONGEST_TEXT: usize = 255;
 /// What remains is for the other properties and for what the broker adds (`x-death`).
 const LARGEST_HEADERS: usize = 100 * 1024;
 
+/// How deeply lists and tables in headers may be nested. Beyond it nothing is read: whoever looks at a value, copies or
+/// drops it calls himself for each level, and stacks are small.
+const DEEPEST: usize = 32;
+
 /// Counts what came back unsettled. Read into [`Delivery::returned`](crate::transport::Delivery::returned) instead of
 /// the headers, where it was not published.
 const DELIVERY_COUNT: &str = "x-delivery-count";
@@ -43,23 +47,29 @@ pub(super) fn check(message: &Message) -> Result<(), String> {
     if message.expiration.is_some_and(|expiration| expiration > LONGEST_TIME_TO_LIVE) {
         return Err("it expires in more than ten years, which RabbitMQ does not take".to_owned());
     }
-    let size = table_size(&message.headers)?;
+    let size = table_size(&message.headers, 0)?;
     if size > LARGEST_HEADERS {
         return Err(format!("its headers have {size} bytes, and {LARGEST_HEADERS} fit"));
     }
     Ok(())
 }
 
-fn table_size(headers: &Headers) -> Result<usize, String> {
+fn table_size(headers: &Headers, depth: usize) -> Result<usize, String> {
+    if depth > DEEPEST {
+        return Err(format!("its headers are nested more than {DEEPEST} deep"));
+    }
     headers.iter().try_fold(4, |sum, (name, value)| {
         if name.len() > LONGEST_TEXT {
             return Err(format!("a header's name has {} bytes, and AMQP carries {LONGEST_TEXT}", name.len()));
         }
-        Ok(sum + 2 + name.len() + value_size(value)?)
+        Ok(sum + 2 + name.len() + value_size(value, depth)?)
     })
 }
 
-fn value_size(value: &Value) -> Result<usize, String> {
+fn value_size(value: &Value, depth: usize) -> Result<usize, String> {
+    if depth > DEEPEST {
+        return Err(format!("its headers are nested more than {DEEPEST} deep"));
+    }
     Ok(match value {
         Value::Null => 0,
         Value::Bool(_) => 1,
@@ -68,10 +78,10 @@ fn value_size(value: &Value) -> Result<usize, String> {
         Value::Int(_) | Value::Float(_) | Value::Timestamp(_) => 8,
         Value::Text(text) => 4 + text.len(),
         Value::Bytes(bytes) => 4 + bytes.len(),
-        Value::List(values) => {
-            values.iter().try_fold(4, |sum, value| Ok::<_, String>(sum + 1 + value_size(value)?))?
-        }
-        Value::Table(table) => table_size(table)?,
+        Value::List(values) => values
+            .iter()
+            .try_fold(4, |sum, value| Ok::<_, String>(sum + 1 + value_size(value, depth + 1)?))?,
+        Value::Table(table) => table_size(table, depth + 1)?,
     })
 }
 
@@ -128,9 +138,9 @@ pub(super) fn decode(properties: &BasicProperties, body: Vec<u8>) -> (Message, u
     let (mut headers, mut returned) = (Headers::new(), 0);
     for (name, value) in properties.headers().into_iter().flat_map(AsRef::as_ref) {
         if name.as_ref() == DELIVERY_COUNT {
-            returned = read(value).as_int().unwrap_or(0);
+            returned = read(value, 0).as_int().unwrap_or(0);
         } else {
-            headers.insert(name.as_ref().clone(), read(value));
+            headers.insert(name.as_ref().clone(), read(value, 0));
         }
     }
     let message = Message {
@@ -147,12 +157,14 @@ pub(super) fn decode(properties: &BasicProperties, body: Vec<u8>) -> (Message, u
     (message, u32::try_from(returned).unwrap_or(0))
 }
 
-fn read_table(table: &FieldTable) -> Headers {
-    table.as_ref().iter().map(|(name, value)| (name.as_ref().clone(), read(value))).collect()
+fn read_table(table: &FieldTable, depth: usize) -> Headers {
+    table.as_ref().iter().map(|(name, value)| (name.as_ref().clone(), read(value, depth))).collect()
 }
 
-fn read(value: &FieldValue) -> Value {
+/// Nothing beyond [`DEEPEST`].
+fn read(value: &FieldValue, depth: usize) -> Value {
     match value {
+        FieldValue::A(_) | FieldValue::F(_) if depth > DEEPEST => Value::Null,
         FieldValue::t(value) => Value::Bool(*value),
         FieldValue::b(value) => Value::Int(i64::from(*value)),
         FieldValue::B(value) => Value::Int(i64::from(*value)),
@@ -166,8 +178,10 @@ fn read(value: &FieldValue) -> Value {
         FieldValue::S(value) => Value::Text(value.as_ref().clone()),
         FieldValue::x(value) => Value::Bytes(value.clone().into()),
         FieldValue::T(value) => Value::Timestamp(*value),
-        FieldValue::A(values) => Value::List(Vec::from(values.clone()).iter().map(read).collect()),
-        FieldValue::F(table) => Value::Table(read_table(table)),
+        FieldValue::A(values) => {
+            Value::List(Vec::from(values.clone()).iter().map(|value| read(value, depth + 1)).collect())
+        }
+        FieldValue::F(table) => Value::Table(read_table(table, depth + 1)),
         FieldValue::D(_) | FieldValue::V => Value::Null,
     }
 }
@@ -229,10 +243,30 @@ mod tests {
         Value::List(vec![Value::Table(table)])
     }
 
+    /// Lists in a list, so many.
+    fn lists(depth: usize) -> Message {
+        let value = (0..depth).fold(Value::Int(1), |value, _| Value::List(vec![value]));
+        Message { headers: [("x", value)].into_iter().collect(), ..Message::default() }
+    }
+
+    #[test]
+    fn headers_are_read_and_written_as_deep_as_they_may_be_nested() {
+        let deepest = lists(DEEPEST);
+        check(&deepest).unwrap();
+        assert_eq!(decode(&encode(&deepest), vec![]).0, deepest);
+        let (cut, _) = decode(&encode(&lists(10 * DEEPEST)), vec![]);
+        check(&cut).unwrap_err();
+        let levels = std::iter::successors(cut.headers.get("x"), |value| match value {
+            Value::List(values) => values.first(),
+            _ => None,
+        });
+        assert_eq!(levels.count(), DEEPEST + 2, "the last one is nothing");
+    }
+
     #[test]
     fn what_would_panic_or_cost_the_connection_is_refused() {
         type Change = fn(&mut Message);
-        let table: [(Change, &str); 10] = [
+        let table: [(Change, &str); 11] = [
             (|it| it.id = Some("x".repeat(256)), "message id has 256 bytes"),
             (|it| it.kind = Some("x".repeat(256).into()), "type"),
             (|it| it.content_type = Some("x".repeat(256).into()), "content type"),
@@ -243,6 +277,7 @@ mod tests {
             (|it| it.headers.insert("x", "x".repeat(110_000)), "headers have"),
             (|it| it.headers.insert("x", nested(110_000)), "headers have"),
             (|it| it.headers.insert("x", Value::Float(f64::NAN)), "header is NaN"),
+            (|it| it.headers = lists(DEEPEST + 1).headers, "nested more than 32 deep"),
         ];
         for (change, expected) in table {
             let mut message = full();

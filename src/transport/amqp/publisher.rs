@@ -179,7 +179,7 @@ impl Publisher {
                     so_far.is_in_doubt |= !is_to_blame;
                     refusals += u32::from(is_to_blame);
                     if refusals == MOST_REFUSALS {
-                        return Err(Ended::For(PublishError::Refused(closed.text)));
+                        return Err(Ended::For(refusal::publish(closed)));
                     }
                 }
             }

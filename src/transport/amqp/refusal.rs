@@ -5,6 +5,7 @@ use std::time::Duration;
 use amqprs::error::Error as ClientError;
 
 use crate::error::Error;
+use crate::transport::PublishError;
 use crate::transport::amqp::url::Endpoint;
 
 /// RabbitMQ waits 3 seconds before it hangs up on a wrong password, and says nothing. A proxy without a broker behind
@@ -129,6 +130,14 @@ pub(super) fn is_end_of_broker(code: u16, text: &str) -> bool {
 /// Whether the stream that was to be consumed has no copy on this node, and may have one on another.
 pub(super) fn has_no_copy_here(closed: &Closed) -> bool {
     closed.code == 406 && closed.text.contains("replica on the local node")
+}
+
+/// The meaning of a channel closed because of a publish.
+pub(super) fn publish(closed: Closed) -> PublishError {
+    match closed.code {
+        403 => PublishError::Forbidden(closed.text),
+        _ => PublishError::Refused(closed.text),
+    }
 }
 
 /// Whether a channel may have been closed because of a publish to `exchange` with a body of `size` bytes. Others on the
