@@ -48,10 +48,10 @@ fn escaped(text: &str) -> String {
     })
 }
 
-/// What RabbitMQ 4 answers to a policy that it does not know means that there is no mirroring.
+/// RabbitMQ 4 refuses a policy by naming the keys that it does not know, and has no mirroring.
 pub(super) fn refusal(error: Error) -> Error {
     match error {
-        Error::Management { host, status: 400, reason, .. } if reason.contains("not recognised policy") => {
+        Error::Management { host, status: 400, reason, .. } if reason.contains("ha-mode") => {
             Error::NoMirroring { host }
         }
         other => other,
@@ -85,8 +85,9 @@ mod tests {
 
     #[test]
     fn only_a_policy_that_is_not_known_means_that_there_is_no_mirroring() {
+        // Shortened, as all that the API says.
         let unknown =
-            "Validation failed\n\n[{<<\"ha-mode\">>,<<\"exactly\">>}] are not recognised policy settings";
+            "Validation failed\n\n[{<<\"ha-mode\">>,<<\"exactly\">>},\n {<<\"ha-params\">>,2},\n {<<\"ha-p";
         for (status, reason, expected) in
             [(400, unknown, true), (400, "bad regex", false), (404, unknown, false)]
         {

@@ -93,14 +93,11 @@ impl TestCluster {
     ///
     /// As [`start`](Self::start).
     pub async fn start_with(conf: &str) -> Result<Self> {
-        let install = match Origin::private(&ThisMachine)? {
-            Origin::Installed(install) => install,
-            _ => {
-                return Err(Error::new(
-                    "a cluster is made of processes, and there is no RabbitMQ on this machine: install one (Debian and \
-                     Ubuntu: `apt-get install rabbitmq-server`)",
-                ));
-            }
+        let Origin::Installed(install) = Origin::private(&ThisMachine)? else {
+            return Err(Error::new(
+                "a cluster is made of processes, and there is no RabbitMQ on this machine: install one (Debian and \
+                 Ubuntu: `apt-get install rabbitmq-server`)",
+            ));
         };
         let conf = conf.to_owned();
         let members = blocking(move || with_free_ports(|| start(&install, &conf))).await?;

@@ -129,6 +129,8 @@ async fn a_majority_is_lost_and_regained() {
     let load = Load::start(&cluster).await;
     let broker = Broker::connect(&load.run.url).await.unwrap();
     let producer = Producer::builder(&broker).timeout(Duration::from_secs(3)).build().await.unwrap();
+    // Its first one declares the queue.
+    producer.enqueue(Count { number: 19_998 }).await.unwrap();
     let leader = cluster.leader_of(&load.run.vhost, LANE).await.unwrap();
     for node in [leader, (leader + 1) % 3] {
         cluster.kill(node).await.unwrap();
