@@ -207,7 +207,7 @@ fn answer(message: &Message) -> bool {
 }
 
 fn record(message: &Message) -> bool {
-    let _ = schedule::Record::is_entry(message);
+    let _ = schedule::Record::may_be_newer(message);
     match schedule::Record::read(message.clone()) {
         Ok(schedule::Record::Entry(entry)) => {
             let again = schedule::Record::read(entry.envelope(None, NOW).seal());
