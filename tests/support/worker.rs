@@ -289,7 +289,7 @@ const DEADLINE: Duration = Duration::from_secs(600);
 
 /// Enqueues tasks, and says when it does, as an attempt of number 0.
 async fn time(broker: &Broker, at_a_time: usize) {
-    let _ = parent();
+    let _ = parent(|_| ());
     let producer = Producer::builder(broker).timeout(ENQUEUE_TIMEOUT).build().await.unwrap();
     let enqueued = |task| say(&format!("attempt {}", Attempt { task, number: 0, at: uptime(), process: 0 }));
     for number in 0..TIMED {
