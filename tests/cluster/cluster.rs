@@ -44,7 +44,8 @@ pub async fn whole() -> Whole {
     let vhosts = cluster.management().get("/vhosts?columns=name").await.unwrap();
     let names = vhosts.as_array().unwrap().iter().filter_map(|row| row["name"].as_str());
     for name in names.filter(|name| name.starts_with("test/")) {
-        cluster.management().delete(&format!("/vhosts/{}", name.replace('/', "%2F"))).await.unwrap();
+        // 4.3 may take longer than the request; then it goes on by itself.
+        let _ = cluster.management().delete(&format!("/vhosts/{}", name.replace('/', "%2F"))).await;
     }
     Whole { cluster, _alone: alone }
 }
