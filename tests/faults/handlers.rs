@@ -31,7 +31,9 @@ async fn a_process_whose_handlers_block_all_threads_loses_its_tasks_and_comes_ba
             panic!("not within {PATIENCE:?}: {what}; {}", *account.borrow());
         }
     };
-    let blocker = Process::start("blocker", 4, &url, &account);
+    let name = format!("taskhare-unblock-{}-{:08x}", std::process::id(), fastrand::u32(..));
+    let unblock = std::env::temp_dir().join(name);
+    let blocker = Process::start_told(&unblock.to_string_lossy(), "blocker", 4, &url, &account);
     let broker = Broker::connect(&url).await.unwrap();
     let producer = Producer::builder(&broker).build().await.unwrap();
     let enqueue = async |from: u32| {
@@ -43,13 +45,15 @@ async fn a_process_whose_handlers_block_all_threads_loses_its_tasks_and_comes_ba
     until("all threads are blocked", &|account| (0..THREADS).all(|task| account.starts(task) == 1)).await;
     let other = Process::start("consumer", 4, &url, &account);
     until("all are done", &|account| account.done() == EACH as usize).await;
+    assert!(account.borrow().redelivered() >= THREADS as usize, "the broker has given it up");
     other.shut_down().await;
+    std::fs::write(&unblock, "").unwrap();
     enqueue(EACH).await;
     until("it is back", &|account| account.done() == 2 * EACH as usize).await;
     blocker.shut_down().await;
     let account = &*account.borrow();
     assert!(!account.panicked(), "{:?}", account.log);
-    assert!(account.redelivered() >= THREADS as usize, "the broker has given it up: {account}");
+    std::fs::remove_file(&unblock).unwrap();
     assert!(account.repeats() <= PREFETCH as usize, "{account}");
     assert_eq!((broker.waiting("default").await.unwrap(), broker.dead("default").await.unwrap()), (0, 0));
     broker.close().await;

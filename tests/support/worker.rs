@@ -1,5 +1,6 @@
 //! What runs in the other processes: this very binary again, with what to be in its environment.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
@@ -41,7 +42,7 @@ pub const URL: &str = "TASKHARE_FAULTS_URL";
 /// How many tasks the producer has on their way at a time, or the consumer runs at a time.
 pub const AT_A_TIME: &str = "TASKHARE_FAULTS_AT_A_TIME";
 
-/// What a scheduler has to know: a [`Plan`].
+/// What a scheduler has to know, a [`Plan`], or a blocker, a path.
 pub const PLAN: &str = "TASKHARE_FAULTS_PLAN";
 /// `debug`, to have more in the log.
 const LOG: &str = "TASKHARE_FAULTS_LOG";
@@ -155,7 +156,7 @@ async fn process() {
         "digger" => dig(&broker, at_a_time).await,
         "dozer" => doze(&broker, at_a_time).await,
         "waiter" => wait(&broker, at_a_time).await,
-        "blocker" => block(&broker, at_a_time).await,
+        "blocker" => block(&broker, at_a_time, &std::env::var(PLAN).unwrap()).await,
         "timer" => time(&broker, at_a_time).await,
         "timed" => run_timed(&broker, at_a_time).await,
         "scheduler" => schedule(&broker, &Plan::parse(&std::env::var(PLAN).unwrap())).await,
@@ -255,19 +256,20 @@ async fn wait(broker: &Broker, at_a_time: usize) {
 
 /// Of [`Count`] tasks, as many as the runtime has threads, one for each.
 pub const THREADS: u32 = 2;
-/// How long they block their thread: longer than the broker takes to give up who says nothing.
-const BLOCKED: Duration = Duration::from_secs(10);
-
-/// Says which tasks are done. The first ones block their thread, once.
-async fn block(broker: &Broker, at_a_time: usize) {
-    let builder = Consumer::builder(broker).handler_fn(|task: Count, ctx| async move {
-        say(&format!("started {}", task.number));
-        if task.number < THREADS && !ctx.is_redelivered() {
-            std::thread::sleep(BLOCKED);
+/// Says which tasks are done. The first ones block their thread, once, until there is a file.
+async fn block(broker: &Broker, at_a_time: usize, file: &str) {
+    let file: Arc<Path> = Path::new(file).into();
+    let builder = Consumer::builder(broker).handler_fn(move |task: Count, ctx| {
+        let file = file.clone();
+        async move {
+            say(&format!("started {}", task.number));
+            while task.number < THREADS && !ctx.is_redelivered() && !file.exists() {
+                std::thread::sleep(SOME_TIME);
+            }
+            let word = if ctx.is_redelivered() { "again" } else { "done" };
+            say(&format!("{word} {}", task.number));
+            Ok(())
         }
-        let word = if ctx.is_redelivered() { "again" } else { "done" };
-        say(&format!("{word} {}", task.number));
-        Ok(())
     });
     run(builder.prefetch(PREFETCH), at_a_time).await;
 }
