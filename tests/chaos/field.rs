@@ -228,22 +228,21 @@ impl Field<'_> {
     }
 
     async fn node(&self, which: Which) -> usize {
-        let cluster = self.ground.cluster();
-        let leader = async {
-            let queue = lane("normal");
-            for _ in 0..(PATIENCE.as_millis() / LOOK.as_millis()) {
-                if let Ok(leader) = cluster.leader_of(self.vhost, &queue).await {
-                    return leader;
-                }
-                sleep(LOOK).await;
-            }
-            panic!("{queue} has no leader");
-        };
         match which {
-            Which::Leader => leader.await,
-            Which::Follower => (leader.await + 1) % cluster.size(),
+            Which::Leader(queue) => self.leader_of(queue).await,
+            Which::Follower(queue) => (self.leader_of(queue).await + 1) % self.ground.cluster().size(),
             Which::Ours => self.node_of_consumer().await,
         }
+    }
+
+    async fn leader_of(&self, queue: &str) -> usize {
+        for _ in 0..(PATIENCE.as_millis() / LOOK.as_millis()) {
+            if let Ok(leader) = self.ground.cluster().leader_of(self.vhost, queue).await {
+                return leader;
+            }
+            sleep(LOOK).await;
+        }
+        panic!("{queue} has no leader");
     }
 
     /// The node that a consumer takes its tasks from.

@@ -16,6 +16,10 @@ pub const LONG: Duration = Duration::from_secs(7);
 const _: () = assert!(LONG.as_millis() > 3 * HEARTBEAT.as_millis());
 /// Until something that is down is noticed, and others have taken over.
 const DOWN: Duration = Duration::from_secs(4);
+/// Longer than nodes take to give each other up.
+const CUT: Duration = Duration::from_secs(14);
+const LANE: &str = "taskhare.mail.normal";
+const HISTORY: &str = "taskhare.history";
 const SHORT: Duration = Duration::from_secs(2);
 /// By how much clocks are set.
 pub const STEP: Duration = Duration::from_secs(3);
@@ -85,10 +89,10 @@ pub enum Outage {
 /// Which node of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
-    /// That leads a lane.
-    Leader,
+    /// That leads this queue or stream.
+    Leader(&'static str),
     /// One that does not.
-    Follower,
+    Follower(&'static str),
     /// That a consumer is connected to.
     Ours,
 }
@@ -105,7 +109,7 @@ const fn harm(name: &'static str, deed: Deed) -> Harm {
 }
 
 impl Harm {
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 47] = [
         harm("none", Deed::Tasks(&[])),
         // Processes.
         harm("consumer killed", Deed::Kill(Consumer, 3)),
@@ -152,11 +156,13 @@ impl Harm {
         harm("clock of the scheduler ahead", Deed::Clock(Scheduler, Step::Ahead)),
         harm("clock of the scheduler behind", Deed::Clock(Scheduler, Step::Behind)),
         // A cluster of three nodes.
-        harm("leader killed", Deed::Node(Which::Leader, Outage::Killed(DOWN))),
-        harm("follower killed", Deed::Node(Which::Follower, Outage::Killed(DOWN))),
+        harm("leader killed", Deed::Node(Which::Leader(LANE), Outage::Killed(DOWN))),
+        harm("follower killed", Deed::Node(Which::Follower(LANE), Outage::Killed(DOWN))),
         harm("node we are connected to killed", Deed::Node(Which::Ours, Outage::Killed(DOWN))),
-        harm("leader frozen", Deed::Node(Which::Leader, Outage::Frozen(Duration::from_secs(14)))),
-        harm("node cut off", Deed::Node(Which::Leader, Outage::Cut(Duration::from_secs(14)))),
+        harm("leader frozen", Deed::Node(Which::Leader(LANE), Outage::Frozen(CUT))),
+        harm("node cut off", Deed::Node(Which::Leader(LANE), Outage::Cut(CUT))),
+        harm("leader of the history killed", Deed::Node(Which::Leader(HISTORY), Outage::Killed(DOWN))),
+        harm("leader of the history cut off", Deed::Node(Which::Leader(HISTORY), Outage::Cut(CUT))),
         harm("nodes restarted one by one", Deed::Rolling),
         harm("majority lost", Deed::Minority),
     ];

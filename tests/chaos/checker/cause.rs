@@ -15,6 +15,7 @@ use super::fault::ACK;
 use super::fault::Fault;
 use super::fault::Faults;
 use super::fault::later;
+use super::life::Deed;
 use super::life::Letter;
 use super::life::Life;
 use super::life::Run;
@@ -125,6 +126,12 @@ fn cause_of_second_letter(life: &Life<'_>, faults: &Faults<'_>) -> Option<Cause>
     let is_hit = |it: &Letter<'_>| faults.any(it.moment, later(it.moment, ACK + second), |_| true);
     if life.letters.iter().any(is_hit) {
         return Some(Cause::Redelivered);
+    }
+    // A broker that crashes may send what it delays twice (README), and both may come too late.
+    let died = life.letters.iter().map(|it| it.moment).max().unwrap_or_default();
+    let left_twice = |it: &Deed<'_>| faults.any(it.invoked.at, died, |it| it.is_of_broker());
+    if life.delay(0).is_some() && life.publishes(0).any(left_twice) {
+        return Some(Cause::DeadLetteredAgain);
     }
     let unstarted = life.publishes(0).any(|it| faults.hit(&it.invoked.who, it.invoked.at, it.until()));
     (unstarted || life.publishes(0).count() > 1).then_some(Cause::PublishedAgain)

@@ -117,6 +117,22 @@ fn what_a_fault_accounts_for_is_counted_and_the_same_without_it_is_found() {
             counted: |it| repeated(it, Cause::DeadLetteredAgain),
         },
         Excuse {
+            name: "the broker died while it was delayed, and both came too late",
+            fault: BROKER,
+            lasts: (20, 60),
+            happens: |it| {
+                it.drop(|it| matches!(it, What::Dead { task: EXPIRED, .. }));
+                it.letter(EXPIRED, "expired-unstarted", 0, 3000).letter(
+                    EXPIRED,
+                    "expired-unstarted",
+                    0,
+                    3001,
+                );
+            },
+            wrong: Wrong::Contradicted { task: EXPIRED, ends: vec!["expired", "expired"] },
+            counted: |it| it.ended_again.get(&Cause::DeadLetteredAgain) == Some(&1),
+        },
+        Excuse {
             name: "the consumer did not know of the success, and the deadline passed",
             fault: ("killed", C1),
             lasts: (455, 500),

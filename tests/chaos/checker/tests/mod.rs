@@ -79,7 +79,7 @@ fn load() -> Load {
     set(task::FAILS, &|it| it.fate = Fate::Fails(1));
     set(task::HOPELESS, &|it| it.fate = Fate::FailsAlways);
     set(task::REJECTED, &|it| it.fate = Fate::IsRejected);
-    set(task::EXPIRED, &|it| it.deadline = Some(ms(500)));
+    set(task::EXPIRED, &|it| (it.delay, it.deadline) = (Some(ms(100)), Some(ms(500))));
     set(task::IN_TIME, &|it| it.deadline = Some(ms(500)));
     set(task::STUBBORN, &|it| it.fate = Fate::Overruns(1));
     set(task::FATAL, &|it| it.fate = Fate::Kills);
