@@ -477,22 +477,14 @@ pub(crate) fn checked(
     if payload.len() > limit {
         return Err(Error::TooLarge { task: task.to_owned(), size: payload.len(), limit });
     }
-    if nesting::is_too_deep(&payload) {
-        return Err(Error::Encode { task: task.to_owned(), source: too_deep() });
-    }
+    nesting::check(&payload).map_err(|source| Error::Encode { task: task.to_owned(), source })?;
     Ok(payload)
 }
 
 /// The inverse of [`encode`]. What is nested too deeply for a stack is not looked at.
 pub(crate) fn decode<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, BoxError> {
-    if nesting::is_too_deep(payload) {
-        return Err(too_deep());
-    }
+    nesting::check(payload)?;
     Ok(rmp_serde::from_slice(payload)?)
-}
-
-fn too_deep() -> BoxError {
-    format!("lists and maps are nested more than {} deep", nesting::DEEPEST).into()
 }
 
 fn positive(value: &Value) -> Option<u32> {

@@ -4,12 +4,21 @@
 //! decoder's own limit does not count all of them (an enum in an enum), and 1,024 of what it counts is too much for a
 //! thread of tokio. So this looks first.
 
-/// How deeply lists and maps may be nested: as deep as in `serde_json`.
-pub(super) const DEEPEST: usize = 128;
+use crate::error::BoxError;
 
-/// Whether something in the first value of `bytes` is nested more deeply. What is no MessagePack is not: its decoder says
-/// so no later than where this stops.
-pub(super) fn is_too_deep(bytes: &[u8]) -> bool {
+/// How deeply lists and maps may be nested: as deep as in `serde_json`.
+const DEEPEST: usize = 128;
+
+/// That nothing in the first value of `bytes` is nested more deeply. What is no MessagePack is not: its decoder says so no
+/// later than where this stops.
+pub(super) fn check(bytes: &[u8]) -> Result<(), BoxError> {
+    if is_too_deep(bytes) {
+        return Err(format!("lists and maps are nested more than {DEEPEST} deep").into());
+    }
+    Ok(())
+}
+
+fn is_too_deep(bytes: &[u8]) -> bool {
     has_enough(bytes) && walk(bytes).unwrap_or(false)
 }
 

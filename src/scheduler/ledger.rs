@@ -48,6 +48,8 @@ pub(super) struct Ledger {
     pin: Option<(Delivery, Instant)>,
     /// What is of a later release, kept for a scheduler that can read it.
     unread: Vec<Delivery>,
+    /// Something in it was delivered before, to whoever had it then.
+    has_past: bool,
 }
 
 /// A publish on its way.
@@ -86,6 +88,7 @@ impl Ledger {
             written: 0,
             pin: None,
             unread: Vec::new(),
+            has_past: false,
         }
     }
 
@@ -101,6 +104,7 @@ impl Ledger {
         loop {
             let Poll::Ready(delivery) = self.tenure.poll_next(cx) else { return Poll::Pending };
             let Some(mut delivery) = delivery else { return Poll::Ready(None) };
+            self.has_past |= delivery.redelivered;
             let may_be_newer = Record::may_be_newer(&delivery.message);
             match Record::read(std::mem::take(&mut delivery.message)) {
                 Ok(Record::Marker(id)) => {
@@ -163,6 +167,11 @@ impl Ledger {
     /// Since when a marker is held.
     pub(super) fn pinned(&self) -> Option<Instant> {
         self.pin.as_ref().map(|(_, since)| *since)
+    }
+
+    /// Whether nobody has had it before. Who had it held a marker or an entry at least.
+    pub(super) fn is_new(&self) -> bool {
+        !self.has_past && self.unread.is_empty()
     }
 
     /// Keeps what is of a later release: to give it back is to get it again at once.

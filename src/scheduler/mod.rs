@@ -278,6 +278,15 @@ impl Candidate {
             return Ok(End::Shutdown);
         };
         let Some(loaded) = loaded else { return Ok(End::Lost("the channel was lost")) };
+        // What it had declared would be there, if only as a command.
+        if ledger.is_new() && loaded.entries.is_empty() && loaded.commands.is_empty() {
+            if !self.definitions.is_empty() {
+                tracing::warn!(
+                    "the queue of the schedules was deleted: this scheduler declares its own again"
+                );
+            }
+            declare(&self.broker, &self.definitions).await?;
+        }
         self.active.send_replace(true);
         let _active = Raised::active_scheduler();
         let lookout = Lookout::new(&self.broker, &self.watch, &self.table);

@@ -79,6 +79,14 @@ pub async fn node_of(cluster: &TestCluster, vhost: &str, role: &str) -> usize {
 
 /// Waits until a queue has so many copies that are up.
 pub async fn until_online(cluster: &TestCluster, vhost: &str, queue: &str, copies: usize) {
-    let is_so = async || cluster.online_of(vhost, queue).await.is_ok_and(|online| online.len() == copies);
-    eventually(&format!("{queue} has {copies} copies that are up"), is_so).await;
+    let started = Instant::now();
+    loop {
+        let online = cluster.online_of(vhost, queue).await;
+        if online.as_ref().is_ok_and(|online| online.len() == copies) {
+            return;
+        }
+        let is_time = started.elapsed() < PATIENCE;
+        assert!(is_time, "not within {PATIENCE:?}: {copies} copies of {queue} are up; {online:?} are");
+        sleep(Duration::from_millis(50)).await;
+    }
 }
