@@ -186,9 +186,9 @@ impl Consumer {
 
     /// Whether the stream has said nothing for too long, now that it does or does not.
     fn is_silent(&mut self, says_nothing: bool, cx: &mut Context<'_>) -> bool {
-        let Some(silence) = self.silence.as_mut().filter(|_| !self.source.stop.is_cancelled()) else {
-            return false;
-        };
+        // One that is being proven has a limit of its own.
+        let may_be = self.proof.is_none() && !self.source.stop.is_cancelled();
+        let Some(silence) = self.silence.as_mut().filter(|_| may_be) else { return false };
         let is_over = says_nothing && silence.as_mut().poll(cx).is_ready();
         if is_over || !says_nothing {
             silence.as_mut().reset(Instant::now() + SILENCE);

@@ -129,7 +129,7 @@ fn cause_of_second_letter(life: &Life<'_>, faults: &Faults<'_>) -> Option<Cause>
     }
     // A broker that crashes may send what it delays twice (README), and both may come too late.
     let died = life.letters.iter().map(|it| it.moment).max().unwrap_or_default();
-    let left_twice = |it: &Deed<'_>| faults.any(it.invoked.at, died, |it| it.is_of_broker());
+    let left_twice = |it: &Deed<'_>| faults.any(it.invoked.at, died, super::fault::Fault::is_of_broker);
     if life.delay(0).is_some() && life.publishes(0).any(left_twice) {
         return Some(Cause::DeadLetteredAgain);
     }
