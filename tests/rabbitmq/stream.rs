@@ -186,3 +186,21 @@ async fn a_stream_is_read_on_and_from_its_beginning_after_its_broker_was_killed(
     let whole = read_on(&mut read(&lab.amqp, Start::First, 20).await, 20).await;
     assert_eq!(seen, whole);
 }
+
+/// Longer than a stream may say nothing before it is asked again, twice.
+const SILENT: Duration = Duration::from_secs(11);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_of_a_silent_stream_asks_again_and_skips_and_repeats_nothing() {
+    let lab = Lab::new().await;
+    lab.amqp.declare(&log()).await.unwrap();
+    let mut reader = read(&lab.amqp, Start::First, 20).await;
+    publish_to(&lab.amqp, (0..3).map(|id| id.to_string())).await;
+    let mut seen = read_on(&mut reader, 3).await;
+    let silent = tokio::time::timeout(SILENT, reader.next()).await;
+    assert!(silent.is_err(), "{silent:?}");
+    publish_to(&lab.amqp, (3..6).map(|id| id.to_string())).await;
+    seen.extend(read_on(&mut reader, 3).await);
+    let whole = read_on(&mut read(&lab.amqp, Start::First, 20).await, 6).await;
+    assert_eq!(seen, whole);
+}

@@ -13,6 +13,8 @@ use async_trait::async_trait;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio::time::Sleep;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -49,6 +51,11 @@ const PROVEN: Duration = Duration::from_secs(30);
 /// otherwise: it is another one. If it was only so slow, it is read again from its start.
 const PROOF: Duration = Duration::from_secs(10);
 
+/// A stream that says nothing for so long is asked again, over another channel, from where it was read to: when its leader
+/// changes because the old one's node is cut off or hangs, RabbitMQ 3.10 leaves those who read it on other nodes without
+/// another word.
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// Longer than what has arrived takes to be at hand.
 const ARRIVAL: Duration = Duration::from_millis(100);
 
@@ -75,6 +82,8 @@ pub(super) struct Consumer {
     position: Option<Box<Position>>,
     /// Ends when a stream has to have shown what was read last.
     proof: Option<AbortOnDropHandle<()>>,
+    /// Of a stream, ends when it has said nothing for too long.
+    silence: Option<Pin<Box<Sleep>>>,
     /// How many channels in a row died young, or without having settled anything.
     deaths: u32,
     runtime: Handle,
@@ -107,13 +116,20 @@ impl Consumer {
         if let Some(position) = &mut position {
             position.begin(now);
         }
-        Ok(Self { source, subscribe, stage, position, proof: None, deaths: 0, runtime: Handle::current() })
+        let silence = position.is_some().then(|| Box::pin(sleep(SILENCE)));
+        let (proof, runtime) = (None, Handle::current());
+        Ok(Self { source, subscribe, stage, position, proof, silence, deaths: 0, runtime })
     }
 
     /// The channel has ended by itself; another one takes its place.
     fn replace(&mut self, live: Box<Live>) {
         let before = if live.is_restored() { 0 } else { self.deaths };
         self.deaths = deaths(before, live.since().elapsed(), live.settled());
+        self.go_on_with_another(live);
+    }
+
+    /// Another channel takes this one's place.
+    fn go_on_with_another(&mut self, live: Box<Live>) {
         let (source, deaths, session) = (self.source.clone(), self.deaths, Arc::downgrade(live.session()));
         let (stop, subscribe) = (source.stop.clone(), self.subscribe.clone());
         if let Some(position) = &mut self.position {
@@ -137,6 +153,9 @@ impl Consumer {
         if self.position.as_ref().is_some_and(|position| position.is_resuming()) {
             let proof = prove(live.session().clone(), self.subscribe.queue.clone());
             self.proof = Some(AbortOnDropHandle::new(self.runtime.spawn(proof)));
+        }
+        if let Some(silence) = &mut self.silence {
+            silence.as_mut().reset(Instant::now() + SILENCE);
         }
         self.stage = Stage::Live(live);
     }
@@ -163,6 +182,18 @@ impl Consumer {
         if let Stage::Live(live) = std::mem::replace(&mut self.stage, Stage::Ended) {
             self.replace(live);
         }
+    }
+
+    /// Whether the stream has said nothing for too long, now that it does or does not.
+    fn is_silent(&mut self, says_nothing: bool, cx: &mut Context<'_>) -> bool {
+        let Some(silence) = self.silence.as_mut().filter(|_| !self.source.stop.is_cancelled()) else {
+            return false;
+        };
+        let is_over = says_nothing && silence.as_mut().poll(cx).is_ready();
+        if is_over || !says_nothing {
+            silence.as_mut().reset(Instant::now() + SILENCE);
+        }
+        is_over
     }
 
     /// Ends it, and returns what is to be closed.
@@ -192,6 +223,14 @@ impl Subscription for Consumer {
                             continue;
                         }
                     }
+                    if self.is_silent(next.is_pending(), cx)
+                        && let Stage::Live(live) = std::mem::replace(&mut self.stage, Stage::Ended)
+                    {
+                        // It has not died, so that is no death.
+                        self.go_on_with_another(live);
+                        continue;
+                    }
+                    let Stage::Live(live) = &mut self.stage else { continue };
                     match ready!(next) {
                         Some(delivery) if self.position.is_none() => return Poll::Ready(Some(delivery)),
                         Some(delivery) => match self.read(delivery) {
@@ -258,9 +297,9 @@ impl Drop for Consumer {
 /// Ends when the stream has had the time to show what was read last, and the broker has answered after that: a network
 /// that is silent proves nothing.
 async fn prove(session: Arc<Session>, stream: Name) {
-    tokio::time::sleep(PROOF).await;
+    sleep(PROOF).await;
     match depth(&session, &stream).await {
-        Ok(_) => tokio::time::sleep(ARRIVAL).await,
+        Ok(_) => sleep(ARRIVAL).await,
         // The channel is lost too, and another one takes its place.
         Err(_) => std::future::pending().await,
     }
@@ -289,7 +328,7 @@ impl Source {
             let session = self.link.session().await?;
             // A stream counts no deliveries, so that nothing there can be used up.
             let is_suspect = deaths >= PROBATION_AFTER && position.is_none();
-            let probation = is_suspect.then(|| Box::pin(tokio::time::sleep(PROVEN)));
+            let probation = is_suspect.then(|| Box::pin(sleep(PROVEN)));
             // A connection comes with everything declared. On one that lives on, the queue may have been deleted.
             let declared = match failed.as_ptr() == Arc::as_ptr(&session) {
                 true => declare(&session, &self.shared.topology()).await,
@@ -319,7 +358,7 @@ impl Source {
     }
 
     async fn pause(&self, attempt: u32) {
-        tokio::time::sleep(self.shared.options.backoff(attempt, fastrand::f64())).await;
+        sleep(self.shared.options.backoff(attempt, fastrand::f64())).await;
     }
 }
 
