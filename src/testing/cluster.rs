@@ -1,7 +1,7 @@
 //! [`TestCluster`]: three real RabbitMQ nodes to test with.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -62,6 +62,8 @@ const CONF: &str = "net_ticktime = 8\ncluster_partition_handling = pause_minorit
 #[derive(Debug)]
 pub struct TestCluster {
     members: Vec<Member>,
+    /// How often one of them came up.
+    joins: AtomicU32,
 }
 
 /// A node of a cluster.
@@ -71,8 +73,8 @@ struct Member {
     name: String,
     node: Arc<Node>,
     management: Management,
-    /// Whether we have left it running and in touch with the others.
-    is_up: AtomicBool,
+    /// Its number among those that came up, if we have left it running and in touch with the others; 0 if not.
+    up_since: AtomicU32,
 }
 
 impl TestCluster {
@@ -101,7 +103,7 @@ impl TestCluster {
         };
         let conf = conf.to_owned();
         let members = blocking(move || with_free_ports(|| start(&install, &conf))).await?;
-        let cluster = Self { members };
+        let cluster = Self { members, joins: AtomicU32::new(1) };
         cluster.is_whole().await?;
         Ok(cluster)
     }
@@ -138,10 +140,12 @@ impl TestCluster {
         urls.join(",")
     }
 
-    /// The management API of the first node that runs and is in touch with the others; of node 0 where there is none.
+    /// The management API of the node that has been in touch with the others for longest; of node 0 where there is none. On
+    /// 4.3 one that was cut off may for minutes tell what it saw then.
     pub fn management(&self) -> &Management {
-        let member = self.members.iter().find(|member| member.is_up()).unwrap_or(&self.members[0]);
-        &member.management
+        let up = self.members.iter().filter(|member| member.is_up());
+        let oldest = up.min_by_key(|member| member.up_since.load(Ordering::Relaxed));
+        &oldest.unwrap_or(&self.members[0]).management
     }
 
     /// The management API of a node.
@@ -217,7 +221,7 @@ impl TestCluster {
     /// If it does not come back.
     pub async fn thaw(&self, node: usize) -> Result<()> {
         self.members[node].ask("thaw").await?;
-        self.members[node].is_up.store(true, Ordering::Relaxed);
+        self.is_back(node);
         if self.is_whole_within(THAW_LIMIT).await.is_ok() {
             return Ok(());
         }
@@ -247,7 +251,7 @@ impl TestCluster {
     pub async fn start_all_again(&self) -> Result<()> {
         let starts = self.members.iter().map(Member::start_again);
         try_join_all(starts).await?;
-        self.members.iter().for_each(|member| member.is_up.store(true, Ordering::Relaxed));
+        (0..self.size()).filter(|node| !self.members[*node].is_up()).for_each(|node| self.is_back(node));
         self.is_whole().await
     }
 
@@ -258,7 +262,7 @@ impl TestCluster {
     ///
     /// If the node does not run.
     pub async fn cut(&self, node: usize) -> Result<()> {
-        self.members[node].is_up.store(false, Ordering::Relaxed);
+        self.members[node].up_since.store(0, Ordering::Relaxed);
         // Without the right cookie no new connection between them is accepted, whoever asks for it.
         self.to_the_others(node, "erlang:set_cookie(N, cut), erlang:disconnect_node(N)").await
     }
@@ -298,13 +302,18 @@ impl TestCluster {
     }
 
     async fn leave(&self, node: usize, verb: &'static str) -> Result<()> {
-        self.members[node].is_up.store(false, Ordering::Relaxed);
+        self.members[node].up_since.store(0, Ordering::Relaxed);
         self.members[node].ask(verb).await
     }
 
     async fn join(&self, node: usize) -> Result<()> {
-        self.members[node].is_up.store(true, Ordering::Relaxed);
+        self.is_back(node);
         self.is_whole().await
+    }
+
+    fn is_back(&self, node: usize) {
+        let join = self.joins.fetch_add(1, Ordering::Relaxed) + 1;
+        self.members[node].up_since.store(join, Ordering::Relaxed);
     }
 
     async fn is_whole(&self) -> Result<()> {
@@ -333,7 +342,7 @@ impl TestCluster {
 
 impl Member {
     fn is_up(&self) -> bool {
-        self.is_up.load(Ordering::Relaxed)
+        self.up_since.load(Ordering::Relaxed) != 0
     }
 
     async fn ask(&self, verb: &'static str) -> Result<()> {
@@ -367,7 +376,7 @@ fn start(install: &Install, conf: &str) -> Result<Vec<Member>> {
         let node = Node::prepare(install, &neighborhood, &name, &conf)?;
         let place = format!("http://127.0.0.1:{}", node.management_port);
         let management = Management::new(&place, "guest", "guest")?;
-        Ok(Member { name, node: Arc::new(node), management, is_up: AtomicBool::new(true) })
+        Ok(Member { name, node: Arc::new(node), management, up_since: AtomicU32::new(1) })
     };
     let first = prepared(0)?;
     first.node.start_epmd()?;
