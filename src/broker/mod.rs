@@ -257,11 +257,15 @@ impl Broker {
     /// The same, for who declares nothing: the history must be there already.
     pub(crate) async fn kept_journal(&self) -> Result<Option<Journal>> {
         let Some(journal) = &self.0.journal else { return Ok(None) };
-        if self.0.transport.depth(&self.0.names.history()).await?.is_none() {
-            tracing::warn!("there is no history: nothing is told of tasks");
-            return Ok(None);
+        match self.0.transport.depth(&self.0.names.history()).await {
+            Ok(None) => {
+                tracing::warn!("there is no history: nothing is told of tasks");
+                Ok(None)
+            }
+            // RabbitMQ 4.3 tells it only to those who may do something with the stream; to write there they need not.
+            Ok(Some(_)) | Err(Error::AccessRefused { .. }) => Ok(Some(journal.clone())),
+            Err(error) => Err(error),
         }
-        Ok(Some(journal.clone()))
     }
 
     pub(crate) fn clock(&self) -> Clock {

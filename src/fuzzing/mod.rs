@@ -212,7 +212,7 @@ fn record(message: &Message) -> bool {
         Ok(schedule::Record::Entry(entry)) => {
             let again = schedule::Record::read(entry.envelope(None, NOW).seal());
             same(&schedule::Record::Entry(entry.clone()), &again.expect("an entry"));
-            planned(*entry);
+            planned(&entry);
         }
         Ok(schedule::Record::Command(command)) => {
             let _ = (command.what.to_string(), command.is_stale(NOW));
@@ -225,7 +225,7 @@ fn record(message: &Message) -> bool {
 }
 
 /// What a scheduler does with it.
-fn planned(entry: Entry) {
+fn planned(entry: &Entry) {
     let Entry { definition, mut state } = entry.clone();
     let Ok(times) = Times::of(&definition.cadence) else { return };
     for _ in 0..4 {
@@ -246,7 +246,7 @@ fn planned(entry: Entry) {
     state.pause();
     state.resume(NOW);
     state.edit(&definition, &definition, NOW);
-    let _ = (schedule::next(&definition, &times, &state), entry.is_newer_than(&entry));
+    let _ = (schedule::next(&definition, &times, &state), entry.is_newer_than(entry));
 }
 
 fn payload(message: &Message) -> bool {

@@ -143,8 +143,8 @@ async fn a_producer_may_only_write() {
     let day = Duration::from_secs(86_400);
     producer.enqueue(Order::Succeed).delay(day).without_output().await.unwrap();
     producer.schedule("daily", day, Order::Succeed).await.unwrap();
-    assert_eq!((waiting(&broker, "mail").await, broker.delayed().await.unwrap()), (3, 1));
     let owner = shop.owner().await;
+    assert_eq!((waiting(&owner, "mail").await, owner.delayed().await.unwrap()), (3, 1));
     told(&owner, |event| event.change.kind() == Kind::Accepted).await;
 
     is_refused("declare", broker.declare_queues(&["other"]).await);
@@ -154,7 +154,7 @@ async fn a_producer_may_only_write() {
     is_refused("events", broker.events().from_start().subscribe().await);
     producer.enqueue(Order::Reject).without_output().await.unwrap();
     let consumer = consumer(&owner).start().await.unwrap();
-    eventually("a dead letter", async || broker.dead("mail").await.unwrap() == 1).await;
+    eventually("a dead letter", async || owner.dead("mail").await.unwrap() == 1).await;
     consumer.shutdown().await;
     is_refused("dead letters", broker.dead_letters("mail").unwrap().list(1).await);
 }
@@ -199,7 +199,7 @@ async fn a_consumer_may_not_declare_nor_read_what_is_not_its() {
     assert!(matches!(error, Error::Cancelled { .. }), "{error}");
     let owner = shop.owner().await;
     told(&owner, |event| event.change.kind() == Kind::Succeeded).await;
-    eventually("a dead letter", async || broker.dead("mail").await.unwrap() == 1).await;
+    eventually("a dead letter", async || owner.dead("mail").await.unwrap() == 1).await;
     consumer.shutdown().await;
 
     is_refused("declare", broker.declare_queues(&["mail"]).await);
@@ -290,14 +290,14 @@ async fn an_operator_deals_with_dead_letters_and_schedules_and_runs_nothing() {
         .await
         .unwrap();
     let dead = producer.enqueue(Order::Reject).without_output().await.unwrap();
-    eventually("a dead letter", async || broker.dead("mail").await.unwrap() == 1).await;
+    eventually("a dead letter", async || owner.dead("mail").await.unwrap() == 1).await;
     running.shutdown().await;
     let letters = broker.dead_letters("mail").unwrap();
     assert_eq!(letters.list(9).await.unwrap()[0].id(), Some(dead.id()));
     let state = broker.status(dead.id()).await.unwrap().unwrap();
     assert!(matches!(state.standing, Standing::Done(_)), "{state:?}");
     letters.requeue(dead.id()).await.unwrap();
-    assert_eq!(waiting(&broker, "mail").await, 1);
+    assert_eq!(waiting(&owner, "mail").await, 1);
     assert_eq!(broker.undeliverable().list(1).await.unwrap().len(), 0);
     let schedules = broker.schedules();
     assert_eq!(schedules.list().await.unwrap().len(), 1);
