@@ -127,7 +127,7 @@ fn payload(body: Vec<u8>) -> Vec<u8> {
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 enum Tree {
     Leaf,
-    Node(Vec<Tree>),
+    Node(Vec<Self>),
 }
 
 impl Task for Tree {
