@@ -110,7 +110,7 @@ fn consumer(broker: &Broker) -> ConsumerBuilder {
     Consumer::builder(broker).handler_fn(handler).retry(retry)
 }
 
-fn is_refused<T: std::fmt::Debug>(what: &str, result: Result<T>) {
+fn is_refused<T: std::fmt::Debug>(what: &str, result: &Result<T>) {
     assert!(matches!(result, Err(Error::AccessRefused { .. })), "{what}: {result:?}");
 }
 
@@ -147,16 +147,16 @@ async fn a_producer_may_only_write() {
     assert_eq!((waiting(&owner, "mail").await, owner.delayed().await.unwrap()), (3, 1));
     told(&owner, |event| event.change.kind() == Kind::Accepted).await;
 
-    is_refused("declare", broker.declare_queues(&["other"]).await);
-    is_refused("consume", consumer(&broker).start().await);
-    is_refused("cancel", producer.cancel(taskhare::TaskId::new()).await);
-    is_refused("outputs", producer.enqueue(Order::Succeed).await);
-    is_refused("events", broker.events().from_start().subscribe().await);
+    is_refused("declare", &broker.declare_queues(&["other"]).await);
+    is_refused("consume", &consumer(&broker).start().await);
+    is_refused("cancel", &producer.cancel(taskhare::TaskId::new()).await);
+    is_refused("outputs", &producer.enqueue(Order::Succeed).await);
+    is_refused("events", &broker.events().from_start().subscribe().await);
     producer.enqueue(Order::Reject).without_output().await.unwrap();
     let consumer = consumer(&owner).start().await.unwrap();
     eventually("a dead letter", async || owner.dead("mail").await.unwrap() == 1).await;
     consumer.shutdown().await;
-    is_refused("dead letters", broker.dead_letters("mail").unwrap().list(1).await);
+    is_refused("dead letters", &broker.dead_letters("mail").unwrap().list(1).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -175,9 +175,9 @@ async fn a_requester_waits_for_outputs_cancels_and_has_unique_keys() {
     assert!(matches!(error, Error::Cancelled { .. }), "{error}");
     consumer.shutdown().await;
 
-    is_refused("consume", self::consumer(&broker).start().await);
-    is_refused("events", broker.events().from_start().subscribe().await);
-    is_refused("declare", broker.declare_queues(&["other"]).await);
+    is_refused("consume", &self::consumer(&broker).start().await);
+    is_refused("events", &broker.events().from_start().subscribe().await);
+    is_refused("declare", &broker.declare_queues(&["other"]).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -202,10 +202,10 @@ async fn a_consumer_may_not_declare_nor_read_what_is_not_its() {
     eventually("a dead letter", async || owner.dead("mail").await.unwrap() == 1).await;
     consumer.shutdown().await;
 
-    is_refused("declare", broker.declare_queues(&["mail"]).await);
-    is_refused("another queue", self::consumer(&broker).queue("letters").start().await);
-    is_refused("dead letters", broker.dead_letters("mail").unwrap().list(1).await);
-    is_refused("events", broker.events().from_start().subscribe().await);
+    is_refused("declare", &broker.declare_queues(&["mail"]).await);
+    is_refused("another queue", &self::consumer(&broker).queue("letters").start().await);
+    is_refused("dead letters", &broker.dead_letters("mail").unwrap().list(1).await);
+    is_refused("events", &broker.events().from_start().subscribe().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -241,7 +241,7 @@ async fn a_consumer_of_long_tasks_has_a_queue_of_its_own() {
     consumer.shutdown().await;
     assert_eq!(starts.load(Ordering::Relaxed), 1);
     eventually("it removes it", async || !leases().await).await;
-    is_refused("declare", broker.declare_queues(&["mail"]).await);
+    is_refused("declare", &broker.declare_queues(&["mail"]).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -273,8 +273,8 @@ async fn a_scheduler_fires_and_watches_and_runs_nothing() {
     scheduler.shutdown().await;
     consumer.shutdown().await;
 
-    is_refused("consume", self::consumer(&broker).start().await);
-    is_refused("declare", broker.declare_queues(&["mail"]).await);
+    is_refused("consume", &self::consumer(&broker).start().await);
+    is_refused("declare", &broker.declare_queues(&["mail"]).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -305,8 +305,8 @@ async fn an_operator_deals_with_dead_letters_and_schedules_and_runs_nothing() {
     Producer::builder(&broker).build().await.unwrap().cancel(dead.id()).await.unwrap();
     scheduler.shutdown().await;
 
-    is_refused("consume", consumer(&broker).start().await);
-    is_refused("declare", broker.declare_queues(&["mail"]).await);
+    is_refused("consume", &consumer(&broker).start().await);
+    is_refused("declare", &broker.declare_queues(&["mail"]).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -320,11 +320,11 @@ async fn a_monitor_may_only_read_what_happens() {
     assert_eq!((counts, broker.delayed().await.unwrap()), ((1, 0), 0));
 
     let producer = producer(&broker).await;
-    is_refused("enqueue", producer.enqueue(Order::Succeed).without_output().await);
-    is_refused("cancel", producer.cancel(task.id()).await);
-    is_refused("consume", consumer(&broker).start().await);
-    is_refused("schedule", producer.schedule("daily", Duration::from_secs(86_400), Order::Succeed).await);
-    is_refused("status", broker.status(task.id()).await);
+    is_refused("enqueue", &producer.enqueue(Order::Succeed).without_output().await);
+    is_refused("cancel", &producer.cancel(task.id()).await);
+    is_refused("consume", &consumer(&broker).start().await);
+    is_refused("schedule", &producer.schedule("daily", Duration::from_secs(86_400), Order::Succeed).await);
+    is_refused("status", &broker.status(task.id()).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
