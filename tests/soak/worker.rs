@@ -204,11 +204,7 @@ async fn apply(broker: &Broker, stop: &CancellationToken) {
     let schedules =
         (1..=5).map(|number| Schedule::new(&format!("s{number}"), Cadence::every(SECOND / 5 * number), Tock));
     let scheduler = at_last(|| async {
-        schedules
-            .clone()
-            .fold(Scheduler::builder(broker), |builder, schedule| builder.schedule(schedule))
-            .start()
-            .await
+        schedules.clone().fold(Scheduler::builder(broker), taskhare::SchedulerBuilder::schedule).start().await
     });
     let scheduler = scheduler.await.unwrap();
     let (open, enqueued) = (Open::default(), Arc::new(AtomicU64::new(0)));
