@@ -227,28 +227,46 @@ fn fields(code: &str) -> Vec<String> {
     fields
 }
 
-/// A promise is not published without its proof.
+/// A row names its tests in code, as `binary module::test`, and faults of the chaos suite in italics.
 #[test]
-fn each_row_of_the_guarantee_table_names_tests_that_exist() {
+fn every_promise_names_the_test_that_proves_it() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let readme = fs::read_to_string(root.join("README.md")).unwrap();
     let table = readme.split("| When… |").nth(1).unwrap().split("\n\n").next().unwrap();
+    let promised = rows(table).map(|row| proofs_in(root, row)).sum::<usize>();
+    assert!(promised > 70, "only {promised} tests are named");
+    let faults = fs::read_to_string(root.join("docs/faults.md")).unwrap();
+    let tables = faults.split("| When… |").skip(1).map(|table| table.split("\n\n").next().unwrap());
+    let proved = tables.flat_map(rows).map(|row| proofs_in(root, row)).sum::<usize>();
+    assert!(proved > 70, "only {proved} tests are named");
+}
+
+fn rows(table: &str) -> impl Iterator<Item = &str> {
+    table.lines().skip(2).filter(|row| row.starts_with('|'))
+}
+
+/// How many proofs the last cell names, all of which there must be.
+fn proofs_in(root: &Path, row: &str) -> usize {
     let (mut binary, mut proofs) = (String::new(), 0);
-    for row in table.lines().skip(2) {
-        let proof = row.trim_end_matches('|').rsplit('|').next().unwrap();
-        assert!(proof.contains('`') || proof.contains("the same"), "no test is named in: {row}");
-        for name in proof.split('`').skip(1).step_by(2) {
-            let path = name.rsplit_once(' ').map_or(name, |(test, path)| {
-                binary = test.to_owned();
-                path
-            });
-            // A test in one file has no modules.
-            let (module, test) = path.split_once("::").unwrap_or(("", path));
-            let file = root.join("tests").join(&binary).join(module).with_extension("rs");
-            let text = fs::read_to_string(&file).unwrap_or_else(|_| panic!("{name}: no {}", file.display()));
-            assert!(text.contains(&format!("fn {test}")), "{name}: no such test in {}", file.display());
-            proofs += 1;
-        }
+    let proof = row.trim_end().trim_end_matches('|').rsplit('|').next().unwrap();
+    for name in proof.split('`').skip(1).step_by(2) {
+        let path = name.rsplit_once(' ').map_or(name, |(test, path)| {
+            binary = test.to_owned();
+            path
+        });
+        // A test in one file has no modules.
+        let (module, test) = path.split_once("::").unwrap_or(("", path));
+        let file = root.join("tests").join(&binary).join(module).with_extension("rs");
+        let text = fs::read_to_string(&file).unwrap_or_else(|_| panic!("{name}: no {}", file.display()));
+        assert!(text.contains(&format!("fn {test}")), "{name}: no such test in {}", file.display());
+        proofs += 1;
     }
-    assert!(proofs > 15, "only {proofs} tests are named");
+    let harms = fs::read_to_string(root.join("tests/chaos/harm.rs")).unwrap();
+    for fault in proof.split('*').skip(1).step_by(2) {
+        assert!(harms.contains(&format!("\"{fault}\"")), "the chaos suite has no fault {fault:?}");
+        proofs += 1;
+    }
+    let is_said = proof.contains("the same") || proof.contains("not tested");
+    assert!(proofs > 0 || is_said, "no test is named in: {row}");
+    proofs
 }
