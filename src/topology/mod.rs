@@ -42,6 +42,11 @@ use wheel::Level;
 use wheel::OVER;
 use wheel::POSITIONS;
 
+/// How long a queue that was deleted is left alone before it is declared again. Its consumers hear of its end meanwhile:
+/// RabbitMQ 3.10, told so when there is one of that name again, takes a consumer over to it without a word, and nothing
+/// of what it then delivers to that arrives.
+pub(crate) const REDECLARE_AFTER: Duration = Duration::from_secs(1);
+
 /// Exchanges, queues and bindings to declare, in that order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Topology {

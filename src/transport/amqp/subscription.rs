@@ -20,6 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::Result;
 use crate::name::Name;
+use crate::topology::REDECLARE_AFTER;
 use crate::transport::Delivery;
 use crate::transport::Subscribe;
 use crate::transport::Subscription;
@@ -331,7 +332,12 @@ impl Source {
             let probation = is_suspect.then(|| Box::pin(sleep(PROVEN)));
             // A connection comes with everything declared. On one that lives on, the queue may have been deleted.
             let declared = match failed.as_ptr() == Arc::as_ptr(&session) {
-                true => declare(&session, &self.shared.topology()).await,
+                true => {
+                    if let Ok(None) = depth(&session, &subscribe.queue).await {
+                        tokio::time::sleep(REDECLARE_AFTER).await;
+                    }
+                    declare(&session, &self.shared.topology()).await
+                }
                 false => Ok(()),
             };
             failed = Arc::downgrade(&session);
