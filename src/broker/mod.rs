@@ -332,6 +332,14 @@ impl Broker {
         Ok(())
     }
 
+    /// As [`declare_again`](Self::declare_again), of what was found to be deleted, and not at once.
+    pub(crate) async fn replace_deleted(&self, queue: &QueueName) -> Result<()> {
+        if self.0.declares {
+            tokio::time::sleep(topology::REDECLARE_AFTER).await;
+        }
+        self.declare_again(queue).await
+    }
+
     /// Declares everything that `queue` needs, and the delay wheel if this handle uses it: some of it is gone. Likewise.
     pub(crate) async fn declare_again(&self, queue: &QueueName) -> Result<()> {
         if !self.0.declares {

@@ -274,7 +274,7 @@ impl Sequel {
                     // Somebody deleted it; if this fails too, the next round tells.
                     tracing::warn!(queue = %self.queue, %error, "a task's next message found no queue");
                     let _ = self.broker.declare(Part::Wheel).await;
-                    let _ = self.broker.declare_again(&self.queue).await;
+                    let _ = self.broker.replace_deleted(&self.queue).await;
                 }
                 // It will never take this one (we may not write there; it is too large for it with its headers): the
                 // broker's own dead-lettering keeps the message.

@@ -211,7 +211,7 @@ impl Producer {
         let broker = &self.0.broker;
         let result = broker.transport().publish(publish, timeout).await;
         let is_gone = result.as_ref().is_err_and(PublishError::is_missing);
-        if is_gone && broker.declares() && Box::pin(broker.declare_again(route.queue())).await.is_ok() {
+        if is_gone && broker.declares() && Box::pin(broker.replace_deleted(route.queue())).await.is_ok() {
             return broker.transport().publish(publish, timeout).await;
         }
         result
