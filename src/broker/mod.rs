@@ -350,7 +350,6 @@ impl Broker {
         if self.0.declared.lock().contains(&Part::Wheel) {
             topology.merge(&self.topology(&Part::Wheel));
         }
-        tokio::time::sleep(topology::REDECLARE_AFTER).await;
         self.declare_all(&topology).await?;
         self.0.declared.lock().insert(part);
         Ok(())

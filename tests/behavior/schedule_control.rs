@@ -346,7 +346,6 @@ async fn what_is_nothing_of_a_schedulers_is_set_aside_and_disturbs_nothing() {
     let strange = [
         Message { body: b"{}".to_vec(), ..Message::default() },
         of_kind("taskhare.schedule.pause"),
-        Message { id: id.clone(), ..of_kind("taskhare.schedule.explode") },
         Message { id: id.clone(), ..of_kind("act") },
         Message { id, content_type: Some("application/msgpack".into()), headers: garbled, ..of_kind("act") },
     ];
