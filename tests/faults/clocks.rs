@@ -138,7 +138,9 @@ async fn schedules_go_on_though_the_clock_of_their_scheduler_is_set() -> Result<
     let account = watch::Sender::new(Account::default());
     let clock = WallClock::new()?;
     let second = Duration::from_secs(1);
-    let plan = Plan::new(8, second, 5 * HOUR, 5 * second);
+    let mut plan = Plan::new(8, second, 5 * HOUR, 5 * second);
+    // They have begun by any of these clocks.
+    plan.starts -= 2 * HOUR;
     let told = (worker::PLAN, plan.to_string().into());
     let start = |environment: Vec<_>| {
         let environment = environment.into_iter().chain([told.clone()]).collect();

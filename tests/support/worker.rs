@@ -254,17 +254,32 @@ async fn wait(broker: &Broker, at_a_time: usize) {
     run(builder, at_a_time).await;
 }
 
-/// Of [`Count`] tasks, as many as the runtime has threads, one for each.
-pub const THREADS: u32 = 2;
-/// Says which tasks are done. The first ones block their thread, once, until there is a file.
+/// Of [`Count`] tasks: blocks all threads of the runtime.
+pub const BLOCKS: u32 = 0;
+/// What it says it has started, once each thread is blocked.
+pub const BLOCKED: u32 = 1_000_000;
+
+/// Says which tasks are done. One of them blocks all threads, once, until there is a file.
 async fn block(broker: &Broker, at_a_time: usize, file: &str) {
     let file: Arc<Path> = Path::new(file).into();
+    let block = |file: &Path| {
+        while !file.exists() {
+            std::thread::sleep(SOME_TIME);
+        }
+    };
     let builder = Consumer::builder(broker).handler_fn(move |task: Count, ctx| {
         let file = file.clone();
         async move {
-            say(&format!("started {}", task.number));
-            while task.number < THREADS && !ctx.is_redelivered() && !file.exists() {
-                std::thread::sleep(SOME_TIME);
+            if task.number == BLOCKS && !ctx.is_redelivered() {
+                // Many, because a thread keeps the last one for itself; the other thread takes one of the rest.
+                for _ in 0..16 {
+                    let file = file.clone();
+                    tokio::spawn(async move {
+                        say(&format!("started {BLOCKED}"));
+                        block(&file);
+                    });
+                }
+                block(&file);
             }
             let word = if ctx.is_redelivered() { "again" } else { "done" };
             say(&format!("{word} {}", task.number));
