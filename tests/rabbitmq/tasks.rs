@@ -276,7 +276,13 @@ async fn an_attempt_that_was_taken_back_from_its_consumer_is_followed_once() {
     let started = |times: &[u32]| *starts.lock().unwrap() == times;
     eventually("it runs", async || started(&[1])).await;
     let management = TestBroker::shared().await.unwrap().management();
-    management.close_connections(&vhost_of(&url).unwrap()).await.unwrap();
+    let vhost = vhost_of(&url).unwrap();
+    eventually("the connection that brings tasks is listed", async || {
+        let all = management.connections(&vhost).await.unwrap();
+        all.iter().any(|connection| connection.user_provided_name.contains(" consume "))
+    })
+    .await;
+    management.close_connections(&vhost).await.unwrap();
     eventually("it runs beside itself", async || started(&[1, 1])).await;
     // The first one was waiting before the second one, and is woken first.
     go.notify_one();
