@@ -50,15 +50,15 @@ async fn a_task_of_a_later_release_goes_round_until_it_can_be_read_and_holds_up_
     let consumer = consumer.concurrency(1).start().await.unwrap();
     let message = newer();
     put(&broker, "default.urgent", message.clone()).await;
-    let mut rounds = 0;
+    // What the broker counts is half a second old: it may have gone round more often than is seen.
     let mut was_away = false;
-    eventually("it comes round thrice", async || {
+    eventually("it goes away and comes round", async || {
         let id = producer.enqueue(Sweep).await.unwrap().id();
         assert_eq!(ran.recv().await, Some(id));
         let is_away = broker.delayed().await.unwrap() == 1;
-        rounds += u32::from(was_away && !is_away);
-        was_away = is_away;
-        rounds >= 3
+        let is_round = was_away && !is_away;
+        was_away |= is_away;
+        is_round
     })
     .await;
     consumer.shutdown().await;

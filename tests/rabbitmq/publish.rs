@@ -106,7 +106,7 @@ async fn a_user_without_permission_is_told_so() {
     let limited = Amqp::connect(options(&url)).await.unwrap();
     let refused = limited.send(publish("q", "x"), PATIENCE).await;
     assert!(
-        matches!(&refused, Err(PublishError::Refused(reason)) if reason.contains("ACCESS_REFUSED")),
+        matches!(&refused, Err(PublishError::Forbidden(reason)) if reason.contains("ACCESS_REFUSED")),
         "{refused:?}"
     );
     let refused = limited.declare(&queue("other", QUORUM)).await.unwrap_err();
