@@ -198,11 +198,15 @@ async fn produce_steadily(broker: &Broker, at_a_time: usize) {
     while !told.is_cancelled() && number < TASKS {
         while under_way.try_join_next().is_some() {}
         for _ in 0..at_a_time {
-            let (producer, task) = (producer.clone(), Count { number });
+            let producer = producer.clone();
             number += 1;
+            let number = number - 1;
             under_way.spawn(async move {
-                let number = task.number;
-                producer.enqueue(task).await.unwrap();
+                let id = taskhare::TaskId::new();
+                // Again with the same id, as one is told to: a queue without its leader refuses for seconds.
+                while let Err(error) = producer.enqueue(Count { number }).id(id).await {
+                    assert!(error.is_transient(), "{error}");
+                }
                 say(&format!("confirmed {number}"));
             });
         }
